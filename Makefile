@@ -1,0 +1,69 @@
+# Everything runs in .venv, which the first target makes; nothing outside the checkout is touched.
+# ARGS goes to the program that a target runs; PYTHON names another Python >= 3.11.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # one pip at a time in one environment
+.SUFFIXES:
+.PHONY: help reproduce test test-slow lint format bench docs constraints clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+reproduce: $(VENV)/.installed-experiments ## Reproduce the paper
+	$(PY) -m experiments.reproduce $(ARGS)
+
+test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
+	$(PY) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-test ## Run the slow tests
+	$(PY) -m pytest -m "slow and not gpu" $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: $(VENV)/.installed-dev ## Fix style and format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.installed-bench ## Measure steps and solves, and list what fixed-step solvers fail
+	$(PY) -m benchmarks.training_step
+	$(PY) -m benchmarks.linear_solves
+	$(PY) -m benchmarks.fixed_step_failures
+
+docs: $(VENV)/.installed-docs ## Build the documentation into site/; a warning is an error
+	@$(PY) -m zensical build --clean --strict >$(VENV)/docs.log 2>&1; status=$$?; cat $(VENV)/docs.log; \
+		test $$status = 0 && ! grep -q '^griffe:' $(VENV)/docs.log # --strict lets griffe's pass
+
+constraints: $(VENV)/.created ## Pin what pyproject.toml asks for (ARGS=--upgrade for newer versions)
+	$(PIP) install uv
+	$(PY) -m uv pip compile -q --python-version 3.11 --no-emit-index-url --no-header --all-extras \
+		pyproject.toml -o constraints.txt $(ARGS)
+
+clean: ## Remove .venv, caches and built files; runs/ stays
+	rm -rf $(VENV) build dist site .benchmarks .cache .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of extras; pip runs again only when a version may have changed.
+EXTRAS_test := experiments,test
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing irnn_jax[$(or $(EXTRAS_$*),$*)] into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e ".[$(or $(EXTRAS_$*),$*)]"
+	@touch $@
+
+$(VENV)/.created:
+	@for python in $(or $(PYTHON),python3.11 python3); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			"$$python" -m venv $(VENV) && touch $@ && exit 0; exit 1; \
+		fi; \
+	done; \
+	echo "irnn_jax needs Python >= 3.11; none of these is: $(or $(PYTHON),python3.11 python3)." >&2; \
+	echo "Name one with: make PYTHON=/path/to/python3.11 ..." >&2; \
+	exit 1
