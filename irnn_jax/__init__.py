@@ -1,0 +1,50 @@
+"""Implicit recurrent networks in JAX: equilibria with exact gradients.
+
+A network with lateral and feedback weights answers a stationary input with the equilibrium of
+
+    dY/dt = f(A Y + b(x)) - Y,    Y(0) = 0,
+
+and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_train_step`.
+"""
+
+from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
+from irnn_jax.fixed_point import fixed_point
+from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
+from irnn_jax.implicit import AdjointReport
+from irnn_jax.jacobians import jacobians
+from irnn_jax.network import Layer, Network, init
+from irnn_jax.optimizers import adam
+from irnn_jax.solvers import Euler, Flow, Picard, PseudoTransient, RungeKutta4
+from irnn_jax.stability import Stability, stability
+from irnn_jax.training import Metrics, TrainState, fit, make_train_step, run_epoch, squared_error
+
+__all__ = [
+    "AdjointReport",
+    "Equilibrium",
+    "Euler",
+    "Exact",
+    "Flow",
+    "Layer",
+    "Metrics",
+    "Network",
+    "Neumann",
+    "Picard",
+    "PseudoTransient",
+    "RungeKutta4",
+    "SemiGradient",
+    "Stability",
+    "TrainState",
+    "Unrolled",
+    "adam",
+    "adjoint_probe",
+    "apply",
+    "equilibrium",
+    "fit",
+    "fixed_point",
+    "init",
+    "jacobians",
+    "make_train_step",
+    "run_epoch",
+    "squared_error",
+    "stability",
+]

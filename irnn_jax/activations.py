@@ -1,0 +1,61 @@
+"""Activation functions: their slope, and the check that they are elementwise."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Activation = Callable[[Array], Array]
+
+
+def value_and_slope(
+    activation: Activation, preactivation: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """f(x) and f'(x) of an elementwise f: one forward-mode derivative in the direction of ones."""
+    return jax.jvp(activation, (preactivation,), (jnp.ones_like(preactivation),))
+
+
+def accurate_slope(
+    activation: Activation, preactivation: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """f'(x) to rounding, also where the neuron is saturated.
+
+    The sigmoid's derivative rule is f (1 - f), which loses all digits as f approaches one. What
+    multiplies a gradient is computed as f(x) f(-x) instead.
+    """
+    if activation is jax.nn.sigmoid:
+        return jax.nn.sigmoid(preactivation) * jax.nn.sigmoid(-preactivation)
+    return value_and_slope(activation, preactivation)[1]
+
+
+@functools.lru_cache(maxsize=128)
+def check_elementwise(activation: Activation) -> None:
+    """Raise a ValueError unless `activation` treats every neuron by itself.
+
+    A softmax, say, couples the neurons: its Jacobian is not diagonal and every formula of the
+    library would be silently wrong. A function is caught when its value at one neuron changes with
+    the others, tried at trace time on a few numbers, once per function.
+    """
+    name = getattr(activation, "__name__", repr(activation))
+    points = np.array([-2.3, -0.4, 0.1, 0.7, 3.1], np.float32)
+    try:
+        with jax.ensure_compile_time_eval():
+            together = np.asarray(activation(jnp.asarray(points)))
+            alone = [np.asarray(activation(jnp.asarray(points[i : i + 1]))) for i in range(5)]
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise ValueError(
+            f"activation {name} closes over traced values, so it is not a fixed function of its "
+            "input; move what is learned into the network's weights"
+        ) from error
+    if together.shape != points.shape or any(a.shape != (1,) for a in alone):
+        raise ValueError(
+            f"activation {name} must be elementwise, but maps shape (5,) to {together.shape}"
+        )
+    if not np.allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6, equal_nan=True):
+        raise ValueError(
+            f"activation {name} must be elementwise, but its value at one neuron depends on the "
+            "other neurons"
+        )

@@ -1,0 +1,64 @@
+"""What a gradient strategy is: a way to the adjoint state at an equilibrium.
+
+At Y = map(Y), with J the Jacobian of `map` there, the cotangent g of Y becomes
+
+    w = (I - J^T)^-1 g,    and then    dL/dtheta = (d map / d theta)^T w.
+
+For the dense map f(A Y + b), J = D A, and u = D w is dL/db. Strategies differ in how, and how
+exactly, they find w; what follows is the same for all.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float
+
+from irnn_jax.problem import State
+
+
+class Adjoint(NamedTuple):
+    """The adjoint state of one sample, and what is known about it.
+
+    Attributes:
+        state: w, (n,).
+        residual: max|g - (I - J^T) w| / max|g|.
+        converged: whether w may be used.
+    """
+
+    state: State
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class AdjointSystem(NamedTuple):
+    """The linear system of one sample.
+
+    Attributes:
+        pullback: w -> J^T w.
+        feedforward_pullback: w -> J_Q^T w, J_Q the part of J through feed-forward weights.
+        depth: the number of layers: J_Q is nilpotent of this index.
+        solve: g, linear solver -> (I - J^T)^-1 g. Not trusted: strategies check its residual.
+    """
+
+    pullback: Callable[[State], State]
+    feedforward_pullback: Callable[[State], State]
+    depth: int
+    solve: Callable[[State, lx.AbstractLinearSolver | None], State]
+
+
+@runtime_checkable
+class ImplicitGradient(Protocol):
+    """A frozen, keyword-only, hashable dataclass with one method."""
+
+    def adjoint(self, system: AdjointSystem, cotangent: State) -> Adjoint:
+        """The adjoint state that belongs to the cotangent of Y."""
+        ...
+
+
+def relative_residual(system: AdjointSystem, state: State, cotangent: State) -> Float[Array, ""]:
+    """max|g - (I - J^T) w| / max|g|, 0 for a cotangent of zero."""
+    missed = cotangent - state + system.pullback(state)
+    scale = jnp.max(jnp.abs(cotangent), initial=0.0)
+    return jnp.max(jnp.abs(missed), initial=0.0) / jnp.where(scale > 0, scale, 1)

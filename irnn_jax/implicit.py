@@ -1,0 +1,277 @@
+"""The two implicit derivative rules: one for the dense map f(A Y + b), one for any cell.
+
+Both are reverse-mode rules of `jax.custom_vjp` that share the solvers, the gradient strategies,
+the record they return and what happens to a sample that failed:
+
+    Y* = map(Y*),    w = (I - J^T)^-1 g,    dL/dtheta = (d map / d theta)^T w.
+
+Each forward rule calls the rule's own function, never the bare loop, so that the backward rule is
+itself differentiable in reverse mode and second derivatives are exact.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.forward_mode import reverse_mode_only
+from irnn_jax.gradients import Adjoint, AdjointSystem, Gradient, ImplicitGradient, Unrolled
+from irnn_jax.linear import solve_refined
+from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
+from irnn_jax.solvers import Solver
+from irnn_jax.solvers.base import max_norm, tolerance_of
+
+ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
+
+
+class AdjointReport(NamedTuple):
+    """What the backward pass knows, handed out as the cotangent of a probe.
+
+    A backward rule cannot return values, but it can return cotangents: pass zeros of this type as
+    `probe=`, differentiate with respect to them too, and the "gradient" is the report.
+
+    Attributes:
+        residual: relative residual of each sample's adjoint, 0 for one that was not attempted.
+        failed: 1.0 where the adjoint did not converge and the sample was left out, else 0.0.
+    """
+
+    residual: Float[Array, "*batch"]
+    failed: Float[Array, "*batch"]
+
+
+class Solution(NamedTuple):
+    """An equilibrium as flat states; see `irnn_jax.Equilibrium` for the fields."""
+
+    state: Float[Array, "*batch n"]
+    residual: Float[Array, "*batch"]
+    num_steps: Int[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """Everything about a solve that is static under jit."""
+
+    solver: Solver
+    gradient: Gradient
+    throw: bool = False
+
+    def __post_init__(self):
+        # A class has the methods too: `solver=Picard`, without parentheses, is a likely slip.
+        if not isinstance(self.solver, Solver) or isinstance(self.solver, type):
+            raise ValueError(f"solver must be one of the solvers, got {self.solver!r}")
+        known = isinstance(self.gradient, ImplicitGradient | Unrolled)
+        if not known or isinstance(self.gradient, type):
+            raise ValueError(f"gradient must be one of the gradients, got {self.gradient!r}")
+
+    def diffrax_adjoint(self) -> diffrax.AbstractAdjoint:
+        """Only `Unrolled` differentiates the loop; the plain loop is fastest for the others."""
+        if isinstance(self.gradient, Unrolled):
+            return self.gradient.diffrax_adjoint()
+        return diffrax.ForwardMode()
+
+
+def solve_sample(problem: Problem, y0: State, method: Method) -> Solution:
+    """Run the solver on one sample and judge where it stopped."""
+    state, num_steps = method.solver.solve(problem, y0, method.diffrax_adjoint())
+    residual = max_norm(problem.map(state) - state)
+    # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
+    residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
+    converged = (residual <= tolerance_of(method.solver, state.dtype)) & jnp.all(
+        jnp.isfinite(state)
+    )
+    return Solution(state=state, residual=residual, num_steps=num_steps, converged=converged)
+
+
+def without_failed_gradients(solution: Solution) -> Solution:
+    """The failure rule where JAX differentiates the loop: no gradient from a failed sample."""
+    state = jnp.where(
+        solution.converged[..., None], solution.state, jax.lax.stop_gradient(solution.state)
+    )
+    return solution._replace(state=state)
+
+
+def solve_adjoint(
+    system: AdjointSystem, cotangent: State, attempted: Bool[Array, ""], method: Method
+) -> tuple[State, AdjointReport]:
+    """The adjoint state of one sample, zero (and reported) where it cannot be had.
+
+    `attempted` is false for a sample without an equilibrium: it has no gradient to be wrong about.
+    """
+    assert not isinstance(method.gradient, Unrolled)
+    cotangent = jnp.where(attempted, cotangent, 0)
+    adjoint: Adjoint = method.gradient.adjoint(system, cotangent)
+    failed = attempted & ~adjoint.converged
+    state = jnp.where(attempted & adjoint.converged, adjoint.state, 0)
+    if method.throw:
+        state = eqx.error_if(state, failed, ADJOINT_FAILED)
+    report = AdjointReport(
+        residual=jax.lax.stop_gradient(jnp.where(attempted, adjoint.residual, 0)),
+        failed=failed.astype(state.dtype),
+    )
+    return state, report
+
+
+# The dense rule: dL/dA = u Y*^T and dL/db = u with u = D w, for a batch of drives.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseMethod(Method):
+    """A method for Y = f(A Y + b); `sizes` are the layers' sizes, from input to output."""
+
+    activation: Activation
+    sizes: tuple[int, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense_rule(
+    method: DenseMethod,
+    matrix: Float[Array, "n n"],
+    drive: Float[Array, "batch n"],
+    probe: AdjointReport,
+) -> Solution:
+    del probe
+    return _solve_dense(method, matrix, drive)
+
+
+def dense_equilibrium(
+    method: DenseMethod,
+    matrix: Float[Array, "n n"],
+    drive: Float[Array, "batch n"],
+    probe: AdjointReport,
+) -> Solution:
+    """Equilibria of one network for a batch of drives, differentiable in A and b."""
+    matrix, drive = reverse_mode_only((matrix, drive))
+    if isinstance(method.gradient, Unrolled):
+        return without_failed_gradients(_solve_dense(method, matrix, drive))
+    solution: Any = _dense_rule(method, matrix, drive, probe)
+    return solution
+
+
+def _solve_dense(
+    method: DenseMethod, matrix: Float[Array, "n n"], drive: Float[Array, "batch n"]
+) -> Solution:
+    # A drive of NaN has no equilibrium. Solving for zero in its place keeps NaN out of the loop's
+    # derivatives, where a masked cotangent would still meet it as 0 * NaN.
+    valid = ~jnp.any(jnp.isnan(drive), axis=-1)
+    drive = jnp.where(valid[:, None], drive, 0)
+
+    def solve(drive: State) -> Solution:
+        problem = DenseProblem(matrix=matrix, drive=drive, activation=method.activation)
+        return solve_sample(problem, jnp.zeros_like(drive), method)
+
+    solution = jax.vmap(solve)(drive)
+    return solution._replace(
+        state=jnp.where(valid[:, None], solution.state, 0),
+        residual=jnp.where(valid, solution.residual, jnp.inf),
+        converged=solution.converged & valid,
+    )
+
+
+def _dense_forward(method, matrix, drive, probe):
+    solution: Any = _dense_rule(method, matrix, drive, probe)
+    return solution, (matrix, drive, solution.state, solution.converged)
+
+
+def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
+    matrix, drive, state, converged = saved
+    # The cotangents of residual, num_steps and converged are dropped on purpose: diagnostics.
+    state = jnp.where(converged[:, None], state, 0)
+    slope = accurate_slope(method.activation, state @ matrix.T + drive)
+    slope = jnp.where(converged[:, None], slope, 0)
+    solve = functools.partial(_dense_adjoint, method, matrix)
+    adjoint, report = jax.vmap(solve)(slope, cotangents.state, converged)
+    u = slope * adjoint
+    return u.T @ state, u, report
+
+
+def _dense_adjoint(
+    method: DenseMethod,
+    matrix: Float[Array, "n n"],
+    slope: State,
+    cotangent: State,
+    attempted: Bool[Array, ""],
+) -> tuple[State, AdjointReport]:
+    feedforward = jnp.where(feedforward_mask(method.sizes), matrix, 0)
+    identity = jnp.eye(slope.size, dtype=slope.dtype)
+    system = AdjointSystem(
+        pullback=lambda w: matrix.T @ (slope * w),
+        feedforward_pullback=lambda w: feedforward.T @ (slope * w),
+        depth=len(method.sizes),
+        solve=lambda g, _: solve_refined(identity - matrix.T * slope, g),
+    )
+    return solve_adjoint(system, cotangent, attempted, method)
+
+
+def feedforward_mask(sizes: tuple[int, ...]) -> np.ndarray:
+    """Which entries of A lead from one layer to the next: the blocks below the diagonal."""
+    layer = np.repeat(np.arange(len(sizes)), sizes)
+    return layer[:, None] == layer[None, :] + 1
+
+
+_dense_rule.defvjp(_dense_forward, _dense_backward)
+
+
+# The matrix-free rule: the same, by vector-Jacobian products of the cell, one sample.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellMethod(Method):
+    """A method for Y = cell(params, Y, x) on a flat state."""
+
+    cell: Callable[[Any, State, Any], State]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cell_rule(
+    method: CellMethod, params: Any, x: Any, y0: State, probe: AdjointReport
+) -> Solution:
+    del probe
+    return _solve_cell(method, params, x, y0)
+
+
+def cell_equilibrium(
+    method: CellMethod, params: Any, x: Any, y0: State, probe: AdjointReport
+) -> Solution:
+    """The equilibrium of one cell from y0, differentiable in `params` and `x`."""
+    params, x = reverse_mode_only((params, x))
+    if isinstance(method.gradient, Unrolled):
+        return without_failed_gradients(_solve_cell(method, params, x, y0))
+    solution: Any = _cell_rule(method, params, x, y0, probe)
+    return solution
+
+
+def _solve_cell(method: CellMethod, params: Any, x: Any, y0: State) -> Solution:
+    return solve_sample(CellProblem(cell=method.cell, params=params, x=x), y0, method)
+
+
+def _cell_forward(method, params, x, y0, probe):
+    solution: Any = _cell_rule(method, params, x, y0, probe)
+    return solution, (params, x, solution.state, solution.converged)
+
+
+def _cell_backward(method: CellMethod, saved, cotangents: Solution):
+    params, x, state, converged = saved
+    state = jnp.where(converged, state, 0)
+    _, pullback = jax.vjp(lambda y: method.cell(params, y, x), state)
+    system = AdjointSystem(
+        pullback=lambda w: pullback(w)[0],
+        feedforward_pullback=jnp.zeros_like,
+        depth=1,
+        solve=lambda g, solver: solve_krylov(lambda w: w - pullback(w)[0], g, solver),
+    )
+    adjoint, report = solve_adjoint(system, cotangents.state, converged, method)
+    _, pullback_parameters = jax.vjp(lambda p, x: method.cell(p, state, x), params, x)
+    # The equilibrium does not depend on where the search for it began.
+    return *pullback_parameters(adjoint), jnp.zeros_like(state), report
+
+
+_cell_rule.defvjp(_cell_forward, _cell_backward)

@@ -1,0 +1,125 @@
+"""What a solver is, and the one way in which all of them run diffrax."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from irnn_jax.problem import Problem, State
+
+
+class Solved(NamedTuple):
+    """Where a solver stopped, converged or not: that is judged once, by its caller.
+
+    Attributes:
+        state: the last iterate, (n,).
+        num_steps: how many steps were taken, rejected ones included.
+    """
+
+    state: State
+    num_steps: Int[Array, ""]
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """How to reach the equilibrium: a frozen, keyword-only, hashable dataclass.
+
+    `tolerance` is the largest residual max|f(A Y + b) - Y| that counts as converged; None stands
+    for `default_tolerance` of the state's dtype.
+    """
+
+    @property
+    def tolerance(self) -> float | None:
+        """Largest residual that counts as converged."""
+        ...
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Iterate from y0, one sample. `adjoint` says how diffrax's loop is differentiated."""
+        ...
+
+
+def default_tolerance(dtype: Any) -> float:
+    """eps^(3/4): 1.8e-12 in float64, 6.4e-6 in float32.
+
+    Above the rounding of f(A Y + b) for weights of order 30 and rows of hundreds, and small
+    enough for Newton's last step to leave an error near rounding.
+    """
+    return float(jnp.finfo(dtype).eps) ** 0.75
+
+
+def tolerance_of(solver: Solver, dtype: Any) -> float:
+    """The solver's own tolerance, or the default of the dtype."""
+    return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
+
+
+def max_norm(residual: State) -> Float[Array, ""]:
+    """max|residual|, 0 for an empty state."""
+    return jnp.max(jnp.abs(residual), initial=0.0)
+
+
+def check_positive(**values: float | int | None) -> None:
+    """Raise a ValueError naming the first value that is not a positive number."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def velocity(t: Any, y: State, problem: Problem) -> State:
+    """The flow's vector field F(Y) = map(Y) - Y (eqs. 7 and 8)."""
+    del t
+    return problem.map(y) - y
+
+
+def resting(tolerance: float) -> Callable[..., Bool[Array, ""]]:
+    """The condition of an event that ends the flow where max|F(Y)| is within the tolerance."""
+
+    def at_rest(t: Any, y: State, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
+        del kwargs
+        # Written so that a residual of NaN ends the solve: nothing after it can be finite.
+        return ~(max_norm(velocity(t, y, args)) > tolerance)
+
+    return at_rest
+
+
+def integrate(
+    problem: Problem,
+    y0: Any,
+    *,
+    vector_field: Callable[[Any, Any, Problem], Any] = velocity,
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractStepSizeController,
+    first_step: float | None,
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint,
+    at_rest: Callable[..., Bool[Array, ""]] | None,
+    max_time: float = float("inf"),
+) -> tuple[Any, Int[Array, ""]]:
+    """Run `diffrax.diffeqsolve` until `at_rest`: the last iterate and the number of steps.
+
+    What diffrax thinks of the result is not asked: to it, reaching `max_time` is success.
+
+    `at_rest` is an event's condition, or None to take all `max_steps` steps; `max_time` is in units
+    of the layer's time constant.
+    """
+    # Times of the state's own dtype: diffrax would promote a float32 state to their float64.
+    time = functools.partial(jnp.asarray, dtype=jax.tree.leaves(y0)[0].dtype)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(vector_field),
+        solver,
+        t0=time(0.0),
+        t1=time(max_time),
+        dt0=None if first_step is None else time(first_step),
+        y0=y0,
+        args=problem,
+        stepsize_controller=controller,
+        event=None if at_rest is None else diffrax.Event(at_rest),
+        adjoint=adjoint,
+        max_steps=max_steps,
+        throw=False,
+    )
+    last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    return last, jnp.asarray(solution.stats["num_steps"], jnp.int32)

@@ -1,0 +1,61 @@
+"""Explicit Euler steps on the flow, and Picard iteration, which is Euler with step 1."""
+
+import dataclasses
+
+import diffrax
+
+from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.base import Solved, check_positive, integrate, resting, tolerance_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Euler:
+    """Y <- Y + step_size (f(A Y + b) - Y) until the residual is below the tolerance (section 3.4).
+
+    Attributes:
+        step_size: in units of the layer's time constant.
+        max_steps: the most steps to take.
+        tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
+    """
+
+    step_size: float = 0.1
+    max_steps: int = 2000
+    tolerance: float | None = None
+
+    def __post_init__(self):
+        check_positive(**dataclasses.asdict(self))
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Iterate from y0."""
+        state, num_steps = integrate(
+            problem,
+            y0,
+            solver=diffrax.Euler(),
+            controller=diffrax.ConstantStepSize(),
+            first_step=self.step_size,
+            max_steps=self.max_steps,
+            adjoint=adjoint,
+            at_rest=resting(tolerance_of(self, y0.dtype)),
+        )
+        return Solved(state=state, num_steps=num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picard:
+    """Y <- f(A Y + b), the iterative recurrent network of section 2.1 (eq. 11).
+
+    Attributes:
+        max_steps: the most iterations to take.
+        tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
+    """
+
+    max_steps: int = 2000
+    tolerance: float | None = None
+
+    def __post_init__(self):
+        check_positive(**dataclasses.asdict(self))
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Iterate from y0."""
+        as_euler = Euler(step_size=1.0, max_steps=self.max_steps, tolerance=self.tolerance)
+        return as_euler.solve(problem, y0, adjoint)
