@@ -1,0 +1,238 @@
+"""The training step, an epoch of steps, and whole runs over many seeds at once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from irnn_jax.activations import Activation
+from irnn_jax.equilibrium import adjoint_probe, equilibrium
+from irnn_jax.gradients import Exact, Gradient
+from irnn_jax.network import Network
+from irnn_jax.solvers import PseudoTransient, Solver
+
+Batch = tuple[Array, Any]
+Loss = Callable[[Array, Any], Array]
+
+
+class TrainState(NamedTuple):
+    """All that a training run carries from step to step.
+
+    Attributes:
+        net: the parameters.
+        opt_state: the optimiser's state.
+        step: the number of steps taken, ().
+    """
+
+    net: Network
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+
+    @classmethod
+    def create(cls, net: Network, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step."""
+        params: Any = net  # optax's type for parameters leaves out NamedTuples
+        return cls(net=net, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+
+
+class Metrics(NamedTuple):
+    """What one training step knows about itself, each ().
+
+    Attributes:
+        loss: mean over the samples that converged, 0 if none did.
+        gradient_norm: Euclidean norm of the whole gradient.
+        mean_steps: solver steps, mean over the batch.
+        max_steps: solver steps of the slowest sample.
+        converged: fraction of samples that reached an equilibrium; the others are left out of
+            the loss and of the gradient.
+        adjoint_residual: largest relative residual of the adjoint solves.
+        adjoint_converged: fraction of the converged samples whose adjoint converged too; the
+            others are left out of the gradient.
+        applied: False if the gradient was not finite; the step then took it for zero.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    mean_steps: Float[Array, ""]
+    max_steps: Int[Array, ""]
+    converged: Float[Array, ""]
+    adjoint_residual: Float[Array, ""]
+    adjoint_converged: Float[Array, ""]
+    applied: Bool[Array, ""]
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def squared_error(output: Float[Array, " outputs"], target: Float[Array, " outputs"]) -> Array:
+    """The mean squared error of one sample, the paper's loss."""
+    return jnp.mean((output - target) ** 2)
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    solver: Solver = PseudoTransient(),
+    gradient: Gradient = Exact(),
+    activation: Activation = jax.nn.sigmoid,
+) -> Step:
+    """Build `step(state, (x, target)) -> (state, metrics)`, pure and jit-compiled.
+
+    Args:
+        loss: `loss(output, target)` of one sample -> a scalar, for instance `squared_error`. The
+            step takes the mean over the samples that converged.
+        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation.
+        solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
+        gradient: how to differentiate it, likewise. The exact and the semi-gradient training
+            differ in nothing else.
+        activation: f, likewise.
+
+    The step takes x (..., inputs) and a pytree of targets with the same leading axes. A sample
+    whose equilibrium, input or target is not finite or not reached is left out of the loss and of
+    the gradient, and counted. The parameters never become NaN.
+
+    Raises:
+        ValueError: (when the step is traced) `loss` does not return one number for a sample.
+    """
+
+    def batch_loss(net: Network, probe: Any, x: Array, target: Any):
+        result = equilibrium(
+            net, x, solver=solver, gradient=gradient, activation=activation, probe=probe
+        )
+        usable = result.converged & _finite(target, result.converged)
+        # Replace before the loss, not after: its derivative at a NaN would be NaN, masked or not.
+        output = _where(usable, result.activities[-1])
+        losses = _per_sample(loss, x.ndim - 1)(output, _where(usable, target))
+        if losses.shape != x.shape[:-1]:
+            shape = losses.shape[x.ndim - 1 :]
+            raise ValueError(f"loss must return one number for a sample, got shape {shape}")
+        count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
+        return jnp.sum(jnp.where(usable, losses, 0)) / count, (result, usable)
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        x, target = batch
+        x = jnp.asarray(x)
+        probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(state.net)))
+        value_and_gradient = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
+        (value, (result, usable)), (grads, report) = value_and_gradient(state.net, probe, x, target)
+        norm = optax.tree.norm(grads)
+        # A finite norm has finite squares, so that Adam's second moment stays finite too.
+        applied = jnp.isfinite(norm)
+        grads = jax.tree.map(lambda g: jnp.where(applied, g, 0), grads)
+        params: Any = state.net
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        net: Any = optax.apply_updates(params, updates)
+        attempted = jnp.maximum(jnp.sum(usable), 1).astype(report.failed.dtype)
+        metrics = Metrics(
+            loss=value,
+            gradient_norm=norm,
+            mean_steps=_mean(result.num_steps).astype(value.dtype),
+            max_steps=jnp.max(result.num_steps, initial=0),
+            converged=_mean(usable).astype(value.dtype),
+            adjoint_residual=jnp.max(report.residual, initial=0),
+            adjoint_converged=1 - jnp.sum(report.failed) / attempted,
+            applied=applied,
+        )
+        return TrainState(net=net, opt_state=opt_state, step=state.step + 1), metrics
+
+    return step
+
+
+def run_epoch(
+    state: TrainState,
+    key: chex.PRNGKey,
+    *,
+    step: Step,
+    sample: Callable[[chex.PRNGKey], Batch],
+    num_steps: int,
+) -> tuple[TrainState, Metrics]:
+    """One epoch of one run: `num_steps` batches are drawn at once, then trained on in one scan.
+
+    Args:
+        state: where the run stands.
+        key: the run's key, the same for all of its epochs: the epoch's own key is made of it and
+            of `state.step`, so that a run continued from a state is the run uninterrupted.
+        step: from `make_train_step`.
+        sample: key -> batch.
+        num_steps: steps in the epoch.
+
+    Returns:
+        The state after the epoch, and metrics with leaves (num_steps,).
+    """
+    keys = jax.random.split(jax.random.fold_in(key, state.step), num_steps)
+    return jax.lax.scan(step, state, jax.vmap(sample)(keys))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("step", "sample", "num_epochs", "num_steps"),
+    donate_argnames="states",
+)
+def fit(
+    states: TrainState,
+    keys: chex.PRNGKey,
+    *,
+    step: Step,
+    sample: Callable[[chex.PRNGKey], Batch],
+    num_epochs: int,
+    num_steps: int,
+) -> tuple[TrainState, Metrics]:
+    """Train many runs side by side, for `num_epochs` epochs each, in one compiled program.
+
+    The buffers of `states` are donated: use the states that come back. To watch, evaluate or save
+    a long training, call it for a few epochs at a time, with the same `step` and `sample`
+    objects: the program is compiled once.
+
+    Args:
+        states: leaves (runs, ...), for instance `jax.vmap(make_state)(keys)`.
+        keys: one key a run, (runs,).
+        step: from `make_train_step`.
+        sample: key -> batch.
+        num_epochs: how many epochs.
+        num_steps: steps in an epoch.
+
+    Returns:
+        The new states, and metrics with leaves (runs, num_epochs, num_steps).
+    """
+    epoch = functools.partial(run_epoch, step=step, sample=sample, num_steps=num_steps)
+
+    def run(state: TrainState, key: chex.PRNGKey) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda s, _: epoch(s, key), state, length=num_epochs)
+
+    return jax.vmap(run)(states, keys)
+
+
+def _per_sample(loss: Loss, num_axes: int) -> Loss:
+    for _ in range(num_axes):
+        loss = jax.vmap(loss)
+    return loss
+
+
+def _finite(tree: Any, usable: Bool[Array, "*batch"]) -> Bool[Array, "*batch"]:
+    """Which samples have only finite numbers in all leaves of `tree`."""
+    for leaf in jax.tree.leaves(tree):
+        own_axes = tuple(range(usable.ndim, jnp.ndim(leaf)))
+        usable = usable & jnp.all(jnp.isfinite(leaf), axis=own_axes)
+    return usable
+
+
+def _where(usable: Bool[Array, "*batch"], tree: Any) -> Any:
+    """`tree` with zeros in the samples that are not usable."""
+
+    def mask(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
+
+    return jax.tree.map(mask, tree)
+
+
+def _mean(values: Array) -> Array:
+    """The mean, 0 of nothing."""
+    return jnp.sum(values) / max(values.size, 1)
