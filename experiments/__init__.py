@@ -1,0 +1,1 @@
+"""The paper's experiments; each is `python -m experiments.<name> key=value ...`."""

@@ -1,0 +1,1 @@
+"""What every experiment shares: launching, training, recording, progress."""

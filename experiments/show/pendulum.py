@@ -1,0 +1,206 @@
+"""Figure 6: train and test errors of the three networks, and what their order says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+from omegaconf import DictConfig
+
+from experiments.show import figures
+from experiments.show.content import Claim, Figure, Section, Table, Verdict, all_of
+from experiments.show.statistics import is_less, mean_over_runs, percent
+
+PAIRS = (("exact", "semi"), ("semi", "feedforward"), ("exact", "feedforward"))
+PAPER_EPOCHS = 400
+
+
+def present(curves: Mapping[str, Any], *, config: DictConfig, folder: Path) -> Section:
+    path = folder / "figures" / "fig6"
+    _draw(path, curves, config)
+    final = {name: _final_errors(c, config) for name, c in curves.items()}
+    pairs = [(a, b) for a, b in PAIRS if a in curves and b in curves]
+    return Section(
+        summary=_summary(curves, config),
+        title="Figure 6: the damped oscillator",
+        question=f"A network sees a damped oscillator at {config.data.num_times} times and names "
+        f"its ω₀ and δ. {config.num_runs} runs, {config.num_epochs} epochs of "
+        f"{config.steps_per_epoch} steps: which network errs least?",
+        claims=[
+            *(_order_claim(kind, final, pairs) for kind in ("test", "train") if pairs),
+            *_spread_claim(curves),
+        ],
+        figures=[Figure(path, _caption(config))],
+        tables=[_errors(curves, final, config), *([_differences(final, pairs)] if pairs else [])],
+        choices=_choices(config),
+    )
+
+
+def _final_errors(curves: Any, config: DictConfig) -> dict[str, np.ndarray]:
+    """One number a run. A single epoch's train error is noisy, so it is the mean of the last."""
+    last = curves.training.error[-config.eval_every :]
+    return {"train": np.mean(last, axis=0), "test": curves.test.error[-1]}
+
+
+def _summary(curves: Mapping[str, Any], config: DictConfig) -> list[dict[str, Any]]:
+    rows = []
+    for name, c in curves.items():
+        row = {"network": name, "runs": config.num_runs, "epochs": config.num_epochs}
+        row["parameters"] = c.num_parameters
+        for kind, errors in _final_errors(c, config).items():
+            mean = mean_over_runs(errors)
+            row[f"{kind}_error"] = mean.value
+            row[f"{kind}_error_of_mean"] = mean.error
+        row["train_converged"] = c.training.converged.mean()
+        row["test_converged"] = c.test.converged[-1].mean()
+        row["test_converged_worst_run"] = c.test.converged[-1].min()
+        row["train_solver_steps"] = c.training.solver_steps.mean()
+        row["test_solver_steps"] = c.test.solver_steps[-1].mean()
+        rows.append(row)
+    return rows
+
+
+def _errors(
+    curves: Mapping[str, Any], final: Mapping[str, dict[str, np.ndarray]], config: DictConfig
+) -> Table:
+    rows = [
+        (
+            figures.look(name).label,
+            str(c.num_parameters),
+            str(mean_over_runs(final[name]["train"])),
+            str(mean_over_runs(final[name]["test"])),
+            percent(float(c.training.converged.mean())),
+            percent(float(c.test.converged[-1].mean())),
+            f"{c.test.solver_steps[-1].mean():.1f}",
+        )
+        for name, c in curves.items()
+    ]
+    return Table(
+        title=f"Mean squared errors after {config.num_epochs} epochs, {config.num_runs} runs",
+        columns=(
+            "network",
+            "weights",
+            "train error",
+            "test error",
+            "train\nconverged",
+            "test\nconverged",
+            "solver\nsteps",
+        ),
+        rows=rows,
+        note=f"Mean ± standard deviation of the mean. The test error is over {config.num_test:,} "
+        "samples, without those whose equilibrium was not reached; the train error over the last "
+        f"{min(config.eval_every, config.num_epochs)} epochs. Solver steps per test sample.",
+    )
+
+
+def _differences(final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]) -> Table:
+    rows = []
+    for a, b in pairs:
+        means = [is_less(final[a][kind], final[b][kind])[1] for kind in ("train", "test")]
+        rows.append((f"{figures.look(a).label} − {figures.look(b).label}", *map(str, means)))
+    return Table(
+        title="Differences, run by run",
+        columns=("", "train error", "test error"),
+        rows=rows,
+        note="Mean ± standard deviation of the mean. The runs are paired: the same first weights "
+        "and the same batches.",
+    )
+
+
+def _order_claim(
+    kind: str, final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]
+) -> Claim:
+    """The paper's order, neighbour by neighbour."""
+    neighbours = pairs if len(pairs) == 1 else pairs[:2]
+    found, verdicts = [], []
+    for a, b in neighbours:
+        verdict, difference = is_less(final[a][kind], final[b][kind])
+        verdicts.append(verdict)
+        found.append(f"{figures.look(a).label} − {figures.look(b).label} = {difference}")
+    order = [neighbours[0][0], *(b for _, b in neighbours)]
+    part = {"train": "fig. 6a", "test": "fig. 6b"}[kind]
+    return Claim(
+        paper=f"{kind.capitalize()} error: "
+        f"{' < '.join(figures.look(name).label for name in order)} ({part})",
+        verdict=all_of(verdicts),
+        found="; ".join(found) + " (a difference counts from 2 standard errors on)",
+    )
+
+
+def _spread_claim(curves: Mapping[str, Any]) -> list[Claim]:
+    """The standard deviation over runs, averaged over the epochs."""
+    if "feedforward" not in curves or len(curves) < 2:
+        return []
+    spread = {
+        name: float(np.mean(np.nanstd(c.training.error, axis=1))) for name, c in curves.items()
+    }
+    others = [value for name, value in spread.items() if name != "feedforward"]
+    verdict = Verdict.PARTLY
+    if spread["feedforward"] > max(others):
+        verdict = Verdict.HOLDS
+    elif spread["feedforward"] < min(others):
+        verdict = Verdict.FAILS
+    values = ", ".join(f"{figures.look(name).label} {s:.4f}" for name, s in spread.items())
+    return [
+        Claim(
+            paper="The feed-forward network's train error varies much more between runs (fig. 6a)",
+            verdict=verdict,
+            found=f"standard deviation over runs, mean over epochs: {values}",
+        )
+    ]
+
+
+def _choices(config: DictConfig) -> list[str]:
+    data = config.data
+    low, high = config.output_range
+    last = (data.num_times - 1) * data.time_step
+    return [
+        f"{data.num_times} time points, t = 0 to {last:g} in steps of {data.time_step:g}.",
+        f'x₀ and v₀ with standard deviation {data.initial_std:g} ("N(0, 2)").',
+        f'Batches of {config.batch_size}: our reading of "200 gradient steps over six batches". '
+        "Each step draws its samples at random from the training set.",
+        f"A sigmoid cannot leave (0, 1): outputs {low:g} and {high:g} stand for the ends of the "
+        "ranges of ω₀ and δ, and errors are in units of these ranges.",
+        "Adam starts from Q, T uniform in [−0.5, 0.5] and W, R zero, as in the paper.",
+        f"{config.num_epochs} epochs (the paper: {PAPER_EPOCHS}) and {config.num_test:,} of "
+        f"{data.num_samples // data.test_every:,} test samples; +experiment=pendulum_full runs "
+        "them all.",
+    ]
+
+
+def _caption(config: DictConfig) -> str:
+    return (
+        f"Train error of each epoch (a) and test error (b), mean over {config.num_runs} runs; "
+        "shaded, the standard deviation of the mean. In units of the ranges of ω₀ and δ, squared."
+    )
+
+
+def _draw(path: Path, curves: Mapping[str, Any], config: DictConfig) -> None:
+    with figures.drawing(path, 10, 4.2, nrows=1, ncols=2, sharex=True, sharey=True) as (
+        figure,
+        (left, right),
+    ):
+        hidden = "+".join(map(str, config.model.hidden))
+        figure.suptitle(f"Figure 6: damped oscillator, networks with {hidden} hidden neurons")
+        for name, c in curves.items():
+            style = figures.look(name)
+            _mean_band(left, np.arange(1, 1 + len(c.training.error)), c.training.error, style)
+            later = c.epochs > 0  # before training all errors are alike, and large
+            _mean_band(right, c.epochs[later], c.test.error[later], style._replace(label=""))
+        left.set(title="(a) train error", xlabel="epoch", ylabel="mean squared error")
+        right.set(title="(b) test error", xlabel="epoch")
+        left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_locator(NullLocator())
+        figure.legend(loc="outside lower center", ncols=len(curves))
+
+
+def _mean_band(axes: Axes, epochs: np.ndarray, errors: np.ndarray, style: figures.Look) -> None:
+    """Mean over runs of errors (epochs, runs), in a band of its standard deviation."""
+    means = [mean_over_runs(row) for row in errors]
+    middle = np.array([mean.value for mean in means])
+    width = np.nan_to_num([mean.error for mean in means])
+    figures.band(axes, epochs, middle - width, middle, middle + width, style)

@@ -1,0 +1,127 @@
+"""Figures 2-5: can one layer of two neurons compute XOR?
+
+With the exact gradient Y1 alone is trained, and Y2 becomes what Y1 needs; with the semi-gradient
+Y2 is trained on a sub-problem; the feed-forward twin has no way to do it.
+"""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import hydra
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+from omegaconf import DictConfig
+
+import irnn_jax as irnn
+from experiments.harness import training
+from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.progress import Display
+from experiments.harness.recording import Recording
+from experiments.harness.training import Train
+from experiments.show.content import Section
+from experiments.show.xor import present
+
+
+class Answers(NamedTuple):
+    """One network's answers to the patterns; leaves (looks, seeds, ...) for a whole training.
+
+    Attributes:
+        output: Y1 and Y2 of each pattern, (patterns, outputs).
+        error: mean squared error of each output over the patterns that converged, (outputs,).
+        converged: fraction of the patterns.
+        solver_steps: of the solver, mean over the patterns.
+    """
+
+    output: Any
+    error: Any
+    converged: Any
+    solver_steps: Any
+
+
+def make_train(config: DictConfig, network: DictConfig) -> Train:
+    """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
+    solver, gradient, optimizer = training.strategies(config, network)
+    x, target = training.make(config.data)
+    sizes = (x.shape[1], *config.model.hidden, target.shape[1])
+    trained = np.array(network.trained)
+
+    def init(key: PRNGKeyArray) -> irnn.TrainState:
+        net = irnn.init(key, sizes, recurrent=network.recurrent)
+        return irnn.TrainState.create(net, optimizer)
+
+    def loss(output: Array, target: Array) -> Array:
+        return irnn.squared_error(output[trained], target[trained])
+
+    def evaluate(net: irnn.Network) -> Answers:
+        result = irnn.equilibrium(net, x, solver=solver)
+        output, used = result.activities[-1], result.converged[:, None]
+        squares = jnp.where(used, (output - target) ** 2, 0)
+        return Answers(
+            output=output,
+            error=jnp.sum(squares, axis=0) / jnp.sum(used),  # NaN if none converged
+            converged=jnp.mean(used),
+            solver_steps=jnp.mean(result.num_steps),
+        )
+
+    step = irnn.make_train_step(loss, optimizer, solver=solver, gradient=gradient)
+    return Train(init=init, step=step, sample=lambda _: (x, target), evaluate=evaluate)
+
+
+def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+    """Train every network of the configuration from every seed."""
+    _, target = training.make(config.data)
+    # A common divisor, so that one compiled program takes all the steps.
+    stride = math.gcd(config.num_steps, config.report_every)
+    answers = {
+        name: train_seeds(config, name, stride, recording, display) for name in config.networks
+    }
+    return present(answers, stride, np.asarray(target), config=config, folder=recording.folder)
+
+
+def train_seeds(
+    config: DictConfig, name: str, stride: int, recording: Recording, display: Display
+) -> Answers:
+    """One network, all seeds side by side; looked at every `stride` steps."""
+    num_looks = config.num_steps // stride
+    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
+    looks: list[Answers] = []
+    for epoch in training.run(
+        make_train(config, config.networks[name]),
+        keys,
+        name=name,
+        num_epochs=num_looks,
+        steps_per_epoch=stride,
+        eval_every=1,
+        recording=recording,
+        task=task,
+    ):
+        look = epoch.evaluation
+        training.require_equilibria(f"xor {name}", look.converged)
+        low, median, high = np.nanquantile(look.error, (0.25, 0.5, 0.75), axis=0)
+        recording.row(
+            network=name,
+            step=epoch.number * stride,
+            error_median=median,  # of each output, over seeds
+            error_quartiles=[low, high],
+            converged=np.mean(look.converged),
+            solver_steps=np.mean(look.solver_steps),
+        )
+        looks.append(look)
+    return training.stack(looks)
+
+
+@hydra.main(version_base=None, config_path=CONFIGS, config_name="xor")
+def main(config: DictConfig) -> None:
+    launch({"xor": (run, config)})
+
+
+if __name__ == "__main__":
+    main()
