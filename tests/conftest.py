@@ -1,0 +1,49 @@
+"""What every test shares: float64, seeded keys, the reference numbers."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import jax
+import pytest
+from hypothesis import settings
+
+from tests.oracle import ORACLE
+
+jax.config.update("jax_enable_x64", True)
+
+# Each new shape compiles, which takes seconds: no deadline, and few examples. In CI the same ones
+# every time.
+settings.register_profile("default", deadline=None, max_examples=12, print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture
+def getkey() -> Callable[[], jax.Array]:
+    """A new JAX key at each call, the same ones in each run of a test."""
+
+    def keys() -> Iterator[jax.Array]:
+        key = jax.random.key(2357)
+        while True:
+            key, fresh = jax.random.split(key)
+            yield fresh
+
+    return keys().__next__
+
+
+@pytest.fixture
+def strict_promotion() -> Iterator[None]:
+    """Operands of different dtypes raise, instead of being promoted."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def needs_oracle() -> None:
+    """Skip, visibly, where the reference numbers are missing; fail where they are required."""
+    if ORACLE.is_dir():
+        return
+    message = f"the reference numbers are missing: {ORACLE}"
+    if os.environ.get("IRNN_REQUIRE_ORACLE") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
