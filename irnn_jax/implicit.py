@@ -261,6 +261,9 @@ def _cell_forward(method, params, x, y0, probe):
 def _cell_backward(method: CellMethod, saved, cotangents: Solution):
     params, x, state, converged = saved
     state = jnp.where(converged, state, 0)
+    # A masked adjoint still meets the NaN of a bad sample as 0 * NaN: in this derivative, which is
+    # masked below, and in the derivative of this derivative, which is masked here.
+    params, x = _where(converged, (params, x), jax.lax.stop_gradient((params, x)))
     _, pullback = jax.vjp(lambda y: method.cell(params, y, x), state)
     system = AdjointSystem(
         pullback=lambda w: pullback(w)[0],
@@ -270,8 +273,20 @@ def _cell_backward(method: CellMethod, saved, cotangents: Solution):
     )
     adjoint, report = solve_adjoint(system, cotangents.state, converged, method)
     _, pullback_parameters = jax.vjp(lambda p, x: method.cell(p, state, x), params, x)
+    gradients = pullback_parameters(adjoint)
+    gradients = _where(converged, gradients, jax.tree.map(lambda _: 0, gradients))
     # The equilibrium does not depend on where the search for it began.
-    return *pullback_parameters(adjoint), jnp.zeros_like(state), report
+    return *gradients, jnp.zeros_like(state), report
+
+
+def _where(condition: Bool[Array, ""], tree: Any, otherwise: Any) -> Any:
+    """`jnp.where`, leaf by leaf; what is not differentiable stays as it is."""
+
+    def choose(leaf: Any, other: Any) -> Any:
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.where(condition, leaf, other) if inexact else leaf
+
+    return jax.tree.map(choose, tree, otherwise)
 
 
 _cell_rule.defvjp(_cell_forward, _cell_backward)

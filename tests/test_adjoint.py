@@ -41,7 +41,7 @@ def pitchfork() -> irnn.Network:
 
 def test_a_singular_adjoint_is_left_out_and_reported():
     net, x = pitchfork(), jnp.array([[0.0], [1.0], [0.5]])
-    gradient, report = _report(net, x, activation=jnp.tanh)
+    gradient, report = _report(net, x, activation=jnp.tanh, solver=irnn.PseudoTransient())
     np.testing.assert_array_equal(report.failed, [1, 0, 0])
     assert not report.residual[0] <= 1e-8
     assert np.all(report.residual[1:] < 1e-14)
@@ -83,7 +83,8 @@ def test_a_sample_without_equilibrium_has_no_adjoint_to_fail():
 def test_neumann_reports_what_its_series_leaves_out(num_terms):
     w, y = -3.0, 0.4
     net, x, _ = scalar_neuron(w, y)
-    gradient, report = _report(net, x, gradient=irnn.Neumann(num_terms=num_terms))
+    mode, solver = irnn.Neumann(num_terms=num_terms), irnn.PseudoTransient()
+    gradient, report = _report(net, x, gradient=mode, solver=solver)
     slope = y * (1 - y)
     ratio = slope * w
     # What is left of the geometric series after k terms is its ratio to the k.

@@ -152,6 +152,23 @@ def test_cells_that_are_not_finite_are_flagged():
     np.testing.assert_allclose(d_x[0], 1 / (1 / (y * (1 - y)) - 1.5), rtol=1e-10)
 
 
+def test_a_cell_that_is_not_finite_has_second_derivatives_of_zero():
+    def cell(params, y, x):
+        return jax.nn.sigmoid(params * y + x)
+
+    @jax.jit
+    @jax.vmap
+    def curvature(x):
+        def loss(params, x):
+            return irnn.fixed_point(cell, params, x, jnp.zeros(2)).activities.sum()
+
+        return jax.grad(lambda params: jax.grad(loss)(params, x))(1.5)
+
+    curvatures = curvature(jnp.array([[0.5, 1.0], [np.nan, 1.0]]))
+    assert curvatures[0] != 0
+    assert curvatures[1] == 0
+
+
 # --- training -----------------------------------------------------------------------------------
 
 OPTIMIZER = irnn.adam(0.01)
