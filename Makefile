@@ -18,10 +18,10 @@ reproduce: $(VENV)/.installed-experiments ## Reproduce the paper
 	$(PY) -m experiments.reproduce $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --dist loadscope $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## Run the slow tests
-	$(PY) -m pytest -m "slow and not gpu" $(ARGS)
+	$(PY) -m pytest -n auto --dist loadscope -m "slow and not gpu" $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(PY) -m ruff check .

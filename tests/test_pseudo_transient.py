@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+import irnn_jax as irnn
 from irnn_jax.problem import DenseProblem
 from irnn_jax.solvers.pseudo_transient import (
     GrowWherePredictable,
@@ -17,7 +18,14 @@ from irnn_jax.solvers.pseudo_transient import (
     StepReport,
     flow,
 )
-from tests.problems import NETWORKS, connection_matrix, inputs, reference_equilibrium, sigmoid
+from tests.problems import (
+    NETWORKS,
+    connection_matrix,
+    identity,
+    inputs,
+    reference_equilibrium,
+    sigmoid,
+)
 
 NET = NETWORKS["two_layers"]
 A = connection_matrix(NET)
@@ -96,3 +104,17 @@ def test_step_sizes_follow_the_rule(error, across_pole, kept, factor):
     # The flow does not depend on time: every step starts again where the last one began.
     assert float(t0) == 0
     np.testing.assert_allclose(t1, 3.0 * factor, rtol=1e-15)
+
+
+def test_a_step_without_error_has_a_derivative():
+    # A linear network, and a step of (1/1 + 1)^-1: the miss is 0, where sqrt(1/miss) has no slope.
+    solver = irnn.PseudoTransient(first_step=1.0)
+
+    def outputs(bias):
+        layer = irnn.Layer(feedforward=jnp.eye(2), lateral=jnp.zeros((2, 2)), bias=bias)
+        net = irnn.Network(layers=(layer,))
+        return irnn.apply(
+            net, jnp.ones(2), solver=solver, activation=identity, gradient=irnn.Unrolled()
+        )
+
+    np.testing.assert_allclose(jax.jit(jax.jacrev(outputs))(jnp.zeros(2)), np.eye(2), atol=1e-12)

@@ -144,7 +144,9 @@ class GrowWherePredictable(diffrax.AbstractStepSizeController):
         factor = 0.8 * jnp.sqrt(self.error_tolerance / y_error.error)
         factor = jnp.clip(factor, 0.1, jnp.where(keep, self.growth, 0.5))
         factor = jnp.where(across_pole, jnp.minimum(factor, 0.25), factor)
-        h = (t1 - t0) * factor
+        # A step size is a choice, not a function to differentiate: `Unrolled` would meet the
+        # infinite slope of the square root wherever a step made no error at all.
+        h = jax.lax.stop_gradient((t1 - t0) * factor)
         # The flow does not depend on time, so every step starts again at t0: added up, a few
         # Newton steps of h = 1e12 would swallow all digits of a small step after them.
         made_jump = False
