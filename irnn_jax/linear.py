@@ -1,11 +1,13 @@
 """Dense linear solves, one system a call; batch with `jax.vmap`.
 
-Two ways to factorise, chosen by size. Small systems are eliminated in unrolled scalar arithmetic,
-so that `vmap` turns every scalar into a vector over samples and XLA fuses the whole elimination;
-a batch of LAPACK calls spends most of its time on the calls. Larger systems go to LAPACK.
+Three ways to factorise, chosen by size. A batch of LAPACK calls on small matrices spends most of
+its time on the calls; written out in elementwise arithmetic, `vmap` turns every scalar into a
+vector over samples. The smallest are inverted by blocks, in the fewest kernels; the next are
+eliminated in unrolled scalar arithmetic; larger ones go to LAPACK. The thresholds come from
+`python -m benchmarks.linear_solves`.
 
-The unrolled elimination does not pivot: row exchanges cost five times the arithmetic and ten times
-the compile time. It is therefore not backward stable for every matrix, and each caller checks what
+Neither of the first two pivots: row exchanges cost five times the arithmetic and ten times the
+compile time. They are therefore not backward stable for every matrix, and each caller checks what
 it computed: the solvers by the residual of the equation they solve, the adjoint by its own linear
 residual after one step of iterative refinement.
 """
@@ -15,9 +17,23 @@ import jax.numpy as jnp
 from jax.scipy.linalg import lu_factor, lu_solve
 from jaxtyping import Array, Bool, Float
 
-# At eight the unrolled solve takes a quarter of LAPACK's time, at twelve two thirds, while its
-# compile time grows with the cube of the size: `python -m benchmarks.linear_solves`.
-UNROLL_UP_TO = 8
+INVERT_UP_TO = 7
+ELIMINATE_UP_TO = 10
+
+
+class Inverse(eqx.Module):
+    """M^-1, and the sign of det M."""
+
+    inverse: Float[Array, "n n"]
+    positive: Bool[Array, ""]
+
+    def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Solve M x = rhs."""
+        return multiply(self.inverse, rhs)
+
+    def determinant_is_positive(self) -> Bool[Array, ""]:
+        """Whether det M > 0."""
+        return self.positive
 
 
 class Unrolled(eqx.Module):
@@ -61,9 +77,69 @@ class Lapack(eqx.Module):
         return (exchanges + negative) % 2 == 0
 
 
-def factorize(matrix: Float[Array, "n n"]) -> Unrolled | Lapack:
+def factorize(matrix: Float[Array, "n n"]) -> Inverse | Unrolled | Lapack:
     """Factors of a square matrix, for any number of solves with it."""
-    return eliminate(matrix) if matrix.shape[-1] <= UNROLL_UP_TO else lapack(matrix)
+    n = matrix.shape[-1]
+    if n <= INVERT_UP_TO:
+        return invert(matrix)
+    return eliminate(matrix) if n <= ELIMINATE_UP_TO else lapack(matrix)
+
+
+def invert(matrix: Float[Array, "n n"]) -> Inverse:
+    """The inverse by blocks, down to the closed forms of one to three rows.
+
+    With S = M22 - M21 M11^-1 M12 (Schur's complement), det M = det M11 det S and
+
+        M^-1 = | M11^-1 - M11^-1 M12 X   -M11^-1 M12 S^-1 |,    X = -S^-1 M21 M11^-1.
+               | X                        S^-1            |
+    """
+    n = matrix.shape[-1]
+    if n <= 3:
+        return _closed_form(matrix)
+    k = (n + 1) // 2
+    m11, m12, m21, m22 = matrix[:k, :k], matrix[:k, k:], matrix[k:, :k], matrix[k:, k:]
+    first = invert(m11)
+    right = _product(first.inverse, m12)
+    schur = invert(m22 - _product(m21, right))
+    below = -_product(schur.inverse, _product(m21, first.inverse))
+    blocks = [
+        [first.inverse - _product(right, below), -_product(right, schur.inverse)],
+        [below, schur.inverse],
+    ]
+    return Inverse(inverse=jnp.block(blocks), positive=first.positive == schur.positive)
+
+
+def _closed_form(matrix: Float[Array, "n n"]) -> Inverse:
+    """The adjugate over the determinant, n <= 3."""
+    n = matrix.shape[-1]
+    m = [[matrix[i, j] for j in range(n)] for i in range(n)]
+    if n == 1:
+        adjugate = [[jnp.ones_like(m[0][0])]]
+    elif n == 2:
+        adjugate = [[m[1][1], -m[0][1]], [-m[1][0], m[0][0]]]
+    else:
+
+        def cofactor(i: int, j: int) -> Array:
+            (a, b), (c, d) = ((i + 1) % 3, (i + 2) % 3), ((j + 1) % 3, (j + 2) % 3)
+            return m[a][c] * m[b][d] - m[a][d] * m[b][c]
+
+        adjugate = [[cofactor(j, i) for j in range(3)] for i in range(3)]
+    determinant = sum(m[0][j] * adjugate[j][0] for j in range(n))
+    reciprocal = 1 / jnp.asarray(determinant)
+    inverse = jnp.stack([entry * reciprocal for row in adjugate for entry in row]).reshape(n, n)
+    return Inverse(inverse=inverse, positive=reciprocal > 0)
+
+
+def _product(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:
+    """A B as a sum that fuses with its neighbours; a batched `dot` is a kernel of its own."""
+    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
+
+
+def multiply(matrix: Float[Array, "m n"], vector: Float[Array, " n"]) -> Float[Array, " m"]:
+    """M v, likewise for small matrices."""
+    if max(matrix.shape) <= INVERT_UP_TO:
+        return jnp.sum(matrix * vector, axis=1)
+    return matrix @ vector
 
 
 def eliminate(matrix: Float[Array, "n n"]) -> Unrolled:
@@ -89,9 +165,9 @@ def lapack(matrix: Float[Array, "n n"]) -> Lapack:
 def solve_refined(matrix: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     """Solve M x = rhs with one step of iterative refinement.
 
-    Refinement squares the relative error that an unpivoted elimination leaves, and costs one more
-    pair of triangular solves.
+    Refinement squares the relative error that a factorisation without pivots leaves, and costs one
+    more solve with the same factors.
     """
     factors = factorize(matrix)
     x = factors.solve(rhs)
-    return x + factors.solve(rhs - matrix @ x)
+    return x + factors.solve(rhs - multiply(matrix, x))

@@ -15,9 +15,25 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, value_and_slope
-from irnn_jax.linear import factorize
+from irnn_jax.linear import factorize, multiply
 
 State = Float[Array, " n"]
+
+
+@runtime_checkable
+class DampedSystem(Protocol):
+    """The matrix (1 + damping) I - J at one state, for any number of solves with it."""
+
+    def solve(self, rhs: State) -> State:
+        """Solve ((1 + damping) I - J) x = rhs."""
+        ...
+
+    def determinant_is_positive(self) -> Bool[Array, ""]:
+        """Whether the matrix's determinant is positive; true when unknown.
+
+        It is negative only if an odd number of real eigenvalues of J - I lie above `damping`.
+        """
+        ...
 
 
 @runtime_checkable
@@ -28,14 +44,16 @@ class Problem(Protocol):
         """The right-hand side f(A Y + b)."""
         ...
 
-    def damped_newton_step(
-        self, y: State, residual: State, damping: Float[Array, ""]
-    ) -> tuple[State, Bool[Array, ""]]:
-        """Solve ((1 + damping) I - J) step = residual, J the Jacobian of `map` at y.
+    def map_and_slope(self, y: State) -> tuple[State, Array]:
+        """`map` at y, and what `damped_newton` wants to know there."""
+        ...
 
-        Returns the step, and whether the matrix's determinant is positive (true when unknown): it
-        is negative only if an odd number of real eigenvalues of J - I lie above `damping`.
-        """
+    def damped_newton(self, y: State, slope: Array, damping: Float[Array, ""]) -> DampedSystem:
+        """(1 + damping) I - J, with J the Jacobian of `map` at y."""
+        ...
+
+    def linear_accuracy(self, dtype: Any) -> float:
+        """Relative error that the solves of `damped_newton` leave, beyond rounding."""
         ...
 
 
@@ -48,16 +66,36 @@ class DenseProblem(eqx.Module):
 
     def map(self, y: State) -> State:
         """f(A Y + b)."""
-        return self.activation(self.matrix @ y + self.drive)
+        return self.activation(multiply(self.matrix, y) + self.drive)
 
-    def damped_newton_step(
-        self, y: State, residual: State, damping: Float[Array, ""]
-    ) -> tuple[State, Bool[Array, ""]]:
+    def map_and_slope(self, y: State) -> tuple[State, State]:
+        """F and D = f' at A Y + b."""
+        return value_and_slope(self.activation, multiply(self.matrix, y) + self.drive)
+
+    def damped_newton(self, y: State, slope: State, damping: Float[Array, ""]) -> DampedSystem:
         """Factorise (1 + damping) I - D A."""
-        _, slope = value_and_slope(self.activation, self.matrix @ y + self.drive)
         identity = jnp.eye(y.size, dtype=y.dtype)
-        factors = factorize((1 + damping) * identity - slope[:, None] * self.matrix)
-        return factors.solve(residual), factors.determinant_is_positive()
+        return factorize((1 + damping) * identity - slope[:, None] * self.matrix)
+
+    def linear_accuracy(self, dtype: Any) -> float:
+        """Solved directly."""
+        del dtype
+        return 0.0
+
+
+class KrylovSystem(eqx.Module):
+    """A linear operator, solved by GMRES to a relative residual of `tolerance`."""
+
+    operator: Callable[[State], State]
+    tolerance: float = eqx.field(static=True)
+
+    def solve(self, rhs: State) -> State:
+        """Solve operator(x) = rhs."""
+        return solve_krylov(self.operator, rhs, gmres(rhs, self.tolerance))
+
+    def determinant_is_positive(self) -> Bool[Array, ""]:
+        """Nothing is known of the determinant."""
+        return jnp.array(True)
 
 
 class CellProblem(eqx.Module):
@@ -71,17 +109,39 @@ class CellProblem(eqx.Module):
         """cell(params, Y, x)."""
         return self.cell(self.params, y, self.x)
 
-    def damped_newton_step(
-        self, y: State, residual: State, damping: Float[Array, ""]
-    ) -> tuple[State, Bool[Array, ""]]:
+    def map_and_slope(self, y: State) -> tuple[State, Float[Array, ""]]:
+        """The cell, and nothing: a scalar stands for it, since diffrax's loop takes arrays."""
+        return self.map(y), jnp.zeros((), y.dtype)
+
+    def damped_newton(
+        self, y: State, slope: Float[Array, ""], damping: Float[Array, ""]
+    ) -> DampedSystem:
         """GMRES on v -> (1 + damping) v - J v; its own accuracy only affects the number of steps.
 
         The outer iteration judges itself by the true residual, so an inexact step is an inexact
         Newton step and never a wrong answer.
         """
+        del slope
         _, tangent_map = jax.linearize(self.map, y)
-        step = solve_krylov(lambda v: (1 + damping) * v - tangent_map(v), residual)
-        return step, jnp.array(True)
+        return KrylovSystem(
+            operator=lambda v: (1 + damping) * v - tangent_map(v),
+            tolerance=self.linear_accuracy(y.dtype),
+        )
+
+    def linear_accuracy(self, dtype: Any) -> float:
+        """eps^(1/4): two such solves a step leave eps^(1/2) of the distance to the equilibrium."""
+        return float(jnp.finfo(dtype).eps) ** 0.25
+
+
+def gmres(rhs: State, tolerance: float) -> lx.GMRES:
+    """Restarted GMRES to a relative residual of `tolerance`.
+
+    Without restarts GMRES ends after n steps in exact arithmetic; 40 bounds its memory.
+    """
+    restart = max(1, min(rhs.size, 40))
+    return lx.GMRES(
+        rtol=tolerance, atol=0.0, restart=restart, stagnation_iters=restart, max_steps=20
+    )
 
 
 def solve_krylov(
@@ -95,12 +155,7 @@ def solve_krylov(
     check the residual of what comes back.
     """
     if linear_solver is None:
-        tolerance = float(jnp.finfo(rhs.dtype).eps) ** 0.75
-        # Without restarts GMRES ends after n steps in exact arithmetic; 40 bounds its memory.
-        restart = max(1, min(rhs.size, 40))
-        linear_solver = lx.GMRES(
-            rtol=tolerance, atol=0.0, restart=restart, stagnation_iters=restart, max_steps=20
-        )
+        linear_solver = gmres(rhs, float(jnp.finfo(rhs.dtype).eps) ** 0.75)
     structure = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
 
     def solve(matvec: Callable[[State], State], b: State) -> State:

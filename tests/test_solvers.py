@@ -231,7 +231,7 @@ BAD_FIELDS = [
     (irnn.PseudoTransient, {"first_step": 0.0}, "first_step must be positive, got 0.0"),
     (irnn.PseudoTransient, {"max_steps": -1}, "max_steps must be positive, got -1"),
     (irnn.PseudoTransient, {"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
-    (irnn.PseudoTransient, {"growth": 1.0}, "growth must be more than 1, got 1.0"),
+    (irnn.PseudoTransient, {"newton_within": 0.0}, "newton_within must be positive, got 0.0"),
     (irnn.PseudoTransient, {"reject_above": 0.01}, "reject_above must be at least error_tolerance"),
     (irnn.PseudoTransient, {"error_tolerance": float("nan")}, "error_tolerance must be positive"),
     (irnn.Euler, {"step_size": -0.1}, "step_size must be positive, got -0.1"),
