@@ -10,20 +10,25 @@ and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_tr
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
+from irnn_jax.guard import Guard, GuardState
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.jacobians import jacobians
 from irnn_jax.network import Layer, Network, init
 from irnn_jax.optimizers import adam
-from irnn_jax.solvers import Euler, Flow, Picard, PseudoTransient, RungeKutta4
+from irnn_jax.solvers import Cascade, Euler, Flow, Picard, PseudoTransient, RungeKutta4
 from irnn_jax.stability import Stability, stability
+from irnn_jax.status import Status, describe
 from irnn_jax.training import Metrics, TrainState, fit, make_train_step, run_epoch, squared_error
 
 __all__ = [
     "AdjointReport",
+    "Cascade",
     "Equilibrium",
     "Euler",
     "Exact",
     "Flow",
+    "Guard",
+    "GuardState",
     "Layer",
     "Metrics",
     "Network",
@@ -33,11 +38,13 @@ __all__ = [
     "RungeKutta4",
     "SemiGradient",
     "Stability",
+    "Status",
     "TrainState",
     "Unrolled",
     "adam",
     "adjoint_probe",
     "apply",
+    "describe",
     "equilibrium",
     "fit",
     "fixed_point",

@@ -21,6 +21,7 @@ from irnn_jax.network import (
     split_layers,
 )
 from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.status import Status
 
 NOT_CONVERGED = "no equilibrium was reached for at least one sample; see Equilibrium.converged"
 
@@ -35,12 +36,14 @@ class Equilibrium(NamedTuple):
         residual: max|f(A Y + b) - Y| of each sample, (...); inf where it is not a number.
         num_steps: solver steps of each sample, (...), rejected ones included.
         converged: residual <= tolerance and the state finite, for each sample, (...).
+        status: how each sample's solve ended, a number of `irnn_jax.Status`, (...).
     """
 
     activities: Any
     residual: Float[Array, "*batch"]
     num_steps: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
+    status: Int[Array, "*batch"]
 
 
 def adjoint_probe(batch_shape: tuple[int, ...] = (), dtype: Any = None) -> AdjointReport:
@@ -66,6 +69,7 @@ def equilibrium(
     solver: Solver = PseudoTransient(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
+    check_stability: bool = False,
     throw: bool = False,
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
@@ -81,6 +85,8 @@ def equilibrium(
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
         activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
+        check_stability: also ask whether the flow stays at each equilibrium; one that it would
+            leave counts as not converged. Costs eigenvalues where no norm of D A is below one.
         throw: raise (at run time) if a sample, or its adjoint, does not converge.
         probe: see `adjoint_probe`, of shape (...).
 
@@ -98,6 +104,7 @@ def equilibrium(
         throw=throw,
         activation=activation,
         sizes=net.sizes[1:],
+        check_stability=check_stability,
     )
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
@@ -112,6 +119,7 @@ def apply(
     solver: Solver = PseudoTransient(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
+    check_stability: bool = False,
     throw: bool = False,
     probe: AdjointReport | None = None,
 ) -> Float[Array, "*batch outputs"]:
@@ -125,6 +133,7 @@ def apply(
         solver=solver,
         gradient=gradient,
         activation=activation,
+        check_stability=check_stability,
         throw=throw,
         probe=probe,
     )
@@ -157,6 +166,7 @@ def _equilibrium(
         residual=jax.lax.stop_gradient(solution.residual),
         num_steps=solution.num_steps,
         converged=solution.converged,
+        status=solution.status,
     )
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
@@ -177,5 +187,5 @@ def _feed_forward(
         # One pass is the equilibrium itself: f(A Y + b) repeats the same arithmetic.
         residual=jnp.where(converged, 0, jnp.inf).astype(x.dtype),
         num_steps=jnp.zeros(len(x), jnp.int32),
-        converged=converged,
+        status=jnp.where(converged, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
     )

@@ -79,6 +79,7 @@ def fixed_point(
         residual=jax.lax.stop_gradient(solution.residual),
         num_steps=solution.num_steps,
         converged=solution.converged,
+        status=solution.status,
     )
 
 

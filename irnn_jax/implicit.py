@@ -28,6 +28,8 @@ from irnn_jax.linear import solve_refined
 from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
 from irnn_jax.solvers import Solver
 from irnn_jax.solvers.base import max_norm, tolerance_of
+from irnn_jax.spectrum import find_unstable
+from irnn_jax.status import Status, judge
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
 
@@ -53,7 +55,12 @@ class Solution(NamedTuple):
     state: Float[Array, "*batch n"]
     residual: Float[Array, "*batch"]
     num_steps: Int[Array, "*batch"]
-    converged: Bool[Array, "*batch"]
+    status: Int[Array, "*batch"]
+
+    @property
+    def converged(self) -> Bool[Array, "*batch"]:
+        """Which samples may be used."""
+        return self.status == Status.CONVERGED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,14 +88,13 @@ class Method:
 
 def solve_sample(problem: Problem, y0: State, method: Method) -> Solution:
     """Run the solver on one sample and judge where it stopped."""
-    state, num_steps = method.solver.solve(problem, y0, method.diffrax_adjoint())
+    state, num_steps, time = method.solver.solve(problem, y0, method.diffrax_adjoint())
     residual = max_norm(problem.map(state) - state)
     # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
-    converged = (residual <= tolerance_of(method.solver, state.dtype)) & jnp.all(
-        jnp.isfinite(state)
-    )
-    return Solution(state=state, residual=residual, num_steps=num_steps, converged=converged)
+    tolerance = tolerance_of(method.solver, state.dtype)
+    status = judge(residual, jnp.all(jnp.isfinite(state)), jax.lax.stop_gradient(time), tolerance)
+    return Solution(state=state, residual=residual, num_steps=num_steps, status=status)
 
 
 def without_failed_gradients(solution: Solution) -> Solution:
@@ -129,6 +135,7 @@ class DenseMethod(Method):
 
     activation: Activation
     sizes: tuple[int, ...]
+    check_stability: bool = False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -169,10 +176,16 @@ def _solve_dense(
         return solve_sample(problem, jnp.zeros_like(drive), method)
 
     solution = jax.vmap(solve)(drive)
+    status = jnp.where(valid, solution.status, Status.NON_FINITE)
+    if method.check_stability:
+        state = solution.state @ matrix.T + drive
+        jacobian = accurate_slope(method.activation, state)[..., None] * matrix
+        unstable = find_unstable(jacobian, status == Status.CONVERGED)
+        status = jnp.where(unstable, Status.UNSTABLE, status)
     return solution._replace(
         state=jnp.where(valid[:, None], solution.state, 0),
         residual=jnp.where(valid, solution.residual, jnp.inf),
-        converged=solution.converged & valid,
+        status=status,
     )
 
 
@@ -183,7 +196,7 @@ def _dense_forward(method, matrix, drive, probe):
 
 def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
     matrix, drive, state, converged = saved
-    # The cotangents of residual, num_steps and converged are dropped on purpose: diagnostics.
+    # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     state = jnp.where(converged[:, None], state, 0)
     slope = accurate_slope(method.activation, state @ matrix.T + drive)
     slope = jnp.where(converged[:, None], slope, 0)

@@ -10,6 +10,7 @@ from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.network import Network, checked_input, connections, drive
 from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.spectrum import spectral_abscissa
 
 
 class Stability(NamedTuple):
@@ -55,7 +56,6 @@ def stability(
     matrix = connections(net, state.dtype)
     b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
     slope = accurate_slope(activation, state @ matrix.T + b)
-    eigenvalues = jnp.linalg.eigvals(slope[..., None] * matrix)
-    abscissa = jnp.max(eigenvalues.real, axis=-1)
+    abscissa = spectral_abscissa(slope[..., None] * matrix)
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import adjoint_probe, equilibrium
 from irnn_jax.gradients import Exact, Gradient
+from irnn_jax.guard import Guard, GuardState
 from irnn_jax.network import Network
 from irnn_jax.solvers import PseudoTransient, Solver
 
@@ -27,17 +28,24 @@ class TrainState(NamedTuple):
         net: the parameters.
         opt_state: the optimiser's state.
         step: the number of steps taken, ().
+        guard: what `Guard` remembers; None trains without it.
     """
 
     net: Network
     opt_state: optax.OptState
     step: Int[Array, ""]
+    guard: GuardState | None = None
 
     @classmethod
     def create(cls, net: Network, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step."""
         params: Any = net  # optax's type for parameters leaves out NamedTuples
-        return cls(net=net, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+        return cls(
+            net=net,
+            opt_state=optimizer.init(params),
+            step=jnp.zeros((), jnp.int32),
+            guard=GuardState.create(net),
+        )
 
 
 class Metrics(NamedTuple):
@@ -54,6 +62,8 @@ class Metrics(NamedTuple):
         adjoint_converged: fraction of the converged samples whose adjoint converged too; the
             others are left out of the gradient.
         applied: False if the gradient was not finite; the step then took it for zero.
+        rejected: True if the guard took the steps since its last look back.
+        update_scale: the guard's factor on the optimiser's update.
     """
 
     loss: Float[Array, ""]
@@ -64,6 +74,8 @@ class Metrics(NamedTuple):
     adjoint_residual: Float[Array, ""]
     adjoint_converged: Float[Array, ""]
     applied: Bool[Array, ""]
+    rejected: Bool[Array, ""]
+    update_scale: Float[Array, ""]
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -81,6 +93,8 @@ def make_train_step(
     solver: Solver = PseudoTransient(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
+    check_stability: bool = False,
+    guard: Guard | None = Guard(),
 ) -> Step:
     """Build `step(state, (x, target)) -> (state, metrics)`, pure and jit-compiled.
 
@@ -92,6 +106,8 @@ def make_train_step(
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
         activation: f, likewise.
+        check_stability: leave out samples at an unstable equilibrium, likewise.
+        guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
 
     The step takes x (..., inputs) and a pytree of targets with the same leading axes. A sample
     whose equilibrium, input or target is not finite or not reached is left out of the loss and of
@@ -101,9 +117,15 @@ def make_train_step(
         ValueError: (when the step is traced) `loss` does not return one number for a sample.
     """
 
-    def batch_loss(net: Network, probe: Any, x: Array, target: Any):
+    def sample_losses(net: Network, x: Array, target: Any, probe: Any = None):
         result = equilibrium(
-            net, x, solver=solver, gradient=gradient, activation=activation, probe=probe
+            net,
+            x,
+            solver=solver,
+            gradient=gradient,
+            activation=activation,
+            check_stability=check_stability,
+            probe=probe,
         )
         usable = result.converged & _finite(target, result.converged)
         # Replace before the loss, not after: its derivative at a NaN would be NaN, masked or not.
@@ -112,8 +134,28 @@ def make_train_step(
         if losses.shape != x.shape[:-1]:
             shape = losses.shape[x.ndim - 1 :]
             raise ValueError(f"loss must return one number for a sample, got shape {shape}")
+        return losses, usable, result
+
+    def batch_loss(net: Network, probe: Any, x: Array, target: Any):
+        losses, usable, result = sample_losses(net, x, target, probe)
         count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
         return jnp.sum(jnp.where(usable, losses, 0)) / count, (result, usable)
+
+    def guarded(state: TrainState, updates: Any, x: Array, target: Any):
+        params: Any = state.net
+        if guard is None or state.guard is None or not state.net.is_recurrent:
+            net: Any = optax.apply_updates(params, updates)
+            one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
+            return net, state.guard, jnp.zeros((), bool), one
+        scale = state.guard.scale
+        updates = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
+        net, guard_state, rejected = guard.look(
+            state.guard,
+            optax.apply_updates(params, updates),
+            state.step + 1,
+            lambda net: sample_losses(net, x, target)[:2],
+        )
+        return net, guard_state, rejected, scale
 
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -128,7 +170,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: jnp.where(applied, g, 0), grads)
         params: Any = state.net
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        net: Any = optax.apply_updates(params, updates)
+        net, guard_state, rejected, scale = guarded(state, updates, x, target)
         attempted = jnp.maximum(jnp.sum(usable), 1).astype(report.failed.dtype)
         metrics = Metrics(
             loss=value,
@@ -139,8 +181,13 @@ def make_train_step(
             adjoint_residual=jnp.max(report.residual, initial=0),
             adjoint_converged=1 - jnp.sum(report.failed) / attempted,
             applied=applied,
+            rejected=rejected,
+            update_scale=scale,
         )
-        return TrainState(net=net, opt_state=opt_state, step=state.step + 1), metrics
+        return (
+            TrainState(net=net, opt_state=opt_state, step=state.step + 1, guard=guard_state),
+            metrics,
+        )
 
     return step
 

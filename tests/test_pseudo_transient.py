@@ -42,7 +42,7 @@ def _integrate(t1: float, **options: Any) -> tuple[Iterate, Any]:
         Rodas3(),
         t0=0.0,
         t1=t1,
-        y0=iterate(problem, start, remaining=jnp.asarray(jnp.inf)),
+        y0=iterate(problem, start, remaining=jnp.asarray(jnp.inf), time=jnp.asarray(0.0)),
         args=problem,
         **options,
     )
@@ -97,7 +97,7 @@ def test_a_long_step_is_three_newton_steps_with_one_jacobian():
     errors = []
     for distance in (0.08, 0.04, 0.02):
         state = jnp.asarray(rest) + distance * jnp.array([1.0, -1.0, 1.0])
-        y0 = iterate(problem, state, remaining=jnp.asarray(jnp.inf))
+        y0 = iterate(problem, state, remaining=jnp.asarray(jnp.inf), time=jnp.asarray(0.0))
         times = jnp.asarray(0.0), jnp.asarray(1e15)
         y1, *_ = Rodas3().step(diffrax.ODETerm(flow), *times, y0, problem, None, False)
         errors.append(np.max(np.abs(y1.state - rest)))

@@ -1,12 +1,14 @@
 """Ways to reach the equilibrium, one file each; a new one is a file and a line here."""
 
 from irnn_jax.solvers.base import Solved, Solver, default_tolerance
+from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.euler import Euler, Picard
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 from irnn_jax.solvers.runge_kutta import RungeKutta4
 
 __all__ = [
+    "Cascade",
     "Euler",
     "Flow",
     "Picard",

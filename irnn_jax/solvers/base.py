@@ -18,10 +18,13 @@ class Solved(NamedTuple):
     Attributes:
         state: the last iterate, (n,).
         num_steps: how many steps were taken, rejected ones included.
+        time: for how many time constants the flow was followed; 0 by a solver that does not
+            control its error, and so cannot tell a limit cycle from its own instability.
     """
 
     state: State
     num_steps: Int[Array, ""]
+    time: Float[Array, ""] | float = 0.0
 
 
 @runtime_checkable
@@ -97,8 +100,8 @@ def integrate(
     adjoint: diffrax.AbstractAdjoint,
     at_rest: Callable[..., Bool[Array, ""]] | None,
     max_time: float = float("inf"),
-) -> tuple[Any, Int[Array, ""]]:
-    """Run `diffrax.diffeqsolve` until `at_rest`: the last iterate and the number of steps.
+) -> tuple[Any, Int[Array, ""], Float[Array, ""]]:
+    """Run `diffrax.diffeqsolve` until `at_rest`: the last iterate, the number of steps, the time.
 
     What diffrax thinks of the result is not asked: to it, reaching `max_time` is success.
 
@@ -122,4 +125,5 @@ def integrate(
         throw=False,
     )
     last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-    return last, jnp.asarray(solution.stats["num_steps"], jnp.int32)
+    assert solution.ts is not None
+    return last, jnp.asarray(solution.stats["num_steps"], jnp.int32), solution.ts[-1]

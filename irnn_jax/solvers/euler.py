@@ -27,7 +27,7 @@ class Euler:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0."""
-        state, num_steps = integrate(
+        state, num_steps, _ = integrate(
             problem,
             y0,
             solver=diffrax.Euler(),

@@ -47,7 +47,7 @@ class Flow:
         controller = self.stepsize_controller
         if controller is None:
             controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-        state, num_steps = integrate(
+        state, num_steps, time = integrate(
             problem,
             y0,
             solver=self.solver,
@@ -58,4 +58,4 @@ class Flow:
             at_rest=resting(tolerance),
             max_time=self.max_time,
         )
-        return Solved(state=state, num_steps=num_steps)
+        return Solved(state=state, num_steps=num_steps, time=time)

@@ -53,6 +53,7 @@ class Iterate(NamedTuple):
         slope: what the linearisation at Y needs, evaluated along with the velocity.
         residual: max|velocity|, ().
         remaining: the error that the step which led here left in Y, in units of 1/rate, ().
+        time: for how long the flow was followed to here, in units of the time constant, ().
     """
 
     state: State
@@ -60,9 +61,12 @@ class Iterate(NamedTuple):
     slope: Array
     residual: Float[Array, ""]
     remaining: Float[Array, ""]
+    time: Float[Array, ""]
 
 
-def iterate(problem: Problem, state: State, remaining: Float[Array, ""]) -> Iterate:
+def iterate(
+    problem: Problem, state: State, *, remaining: Float[Array, ""], time: Float[Array, ""]
+) -> Iterate:
     """An iterate at `state`."""
     value, slope = problem.map_and_slope(state)
     velocity = value - state
@@ -72,6 +76,7 @@ def iterate(problem: Problem, state: State, remaining: Float[Array, ""]) -> Iter
         slope=slope,
         residual=max_norm(velocity),
         remaining=remaining,
+        time=time,
     )
 
 
@@ -144,7 +149,8 @@ class Rodas3(diffrax.AbstractSolver):
         # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
         # what its own solution leaves: times |M^-1|, that part of u4 is still there.
         remaining = error * (step + rate + args.linear_accuracy(state.dtype))
-        y1 = iterate(args, state, remaining)
+        time = y0.time + jnp.minimum(t1 - t0, NEWTON_FROM)
+        y1 = iterate(args, state, remaining=remaining, time=time)
         # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
         tiny = jnp.finfo(state.dtype).tiny
         before = jnp.maximum(y0.residual, tiny)
@@ -269,9 +275,14 @@ class PseudoTransient:
             # Nothing after a NaN can be finite.
             return ((y.residual <= tolerance) & done) | jnp.isnan(y.residual)
 
-        last, num_steps = integrate(
+        last, num_steps, _ = integrate(
             problem,
-            iterate(problem, y0, remaining=jnp.full((), jnp.inf, y0.dtype)),
+            iterate(
+                problem,
+                y0,
+                remaining=jnp.full((), jnp.inf, y0.dtype),
+                time=jnp.zeros((), y0.dtype),
+            ),
             vector_field=flow,
             solver=Rodas3(),
             controller=FollowThenNewton(
@@ -284,4 +295,4 @@ class PseudoTransient:
             adjoint=adjoint,
             at_rest=at_rest,
         )
-        return Solved(state=last.state, num_steps=num_steps)
+        return Solved(state=last.state, num_steps=num_steps, time=last.time)

@@ -50,7 +50,7 @@ class RungeKutta4:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Take the steps."""
-        state, num_steps = integrate(
+        state, num_steps, _ = integrate(
             problem,
             y0,
             solver=ClassicalRungeKutta(),

@@ -1,0 +1,84 @@
+"""Several solvers in turn, each for the samples on which the ones before it failed."""
+
+import dataclasses
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from irnn_jax.lazily import at_most_once
+from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.base import Solved, Solver, max_norm, tolerance_of, velocity
+from irnn_jax.solvers.flow import Flow
+from irnn_jax.solvers.pseudo_transient import PseudoTransient
+
+CAUTIOUS = PseudoTransient(
+    first_step=0.1, error_tolerance=0.002, reject_above=0.01, newton_within=0.02, max_steps=1000
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """What fails is solved again from the start, more cautiously, only where it failed.
+
+    In one jitted call, also under `vmap`: a later solver is a loop that is not entered unless a
+    sample of the batch needs it, so where all converge the cascade costs what its first solver
+    does. Under `Unrolled` every solver runs, since reverse mode cannot skip.
+
+    Attributes:
+        solvers: from the fastest to the most cautious. The default: pseudo-transient continuation,
+            the same with small errors, the flow by diffrax's Kvaerno5.
+    """
+
+    solvers: tuple[Solver, ...] = (
+        PseudoTransient(),
+        CAUTIOUS,
+        Flow(
+            solver=diffrax.Kvaerno5(),
+            stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-8),
+            max_time=1000.0,
+            max_steps=2000,
+        ),
+    )
+
+    def __post_init__(self):
+        if not self.solvers:
+            raise ValueError("solvers must name at least one solver, got ()")
+        for solver in self.solvers:
+            if not isinstance(solver, Solver) or isinstance(solver, type):
+                raise ValueError(f"solvers must be solvers, got {solver!r}")
+        # A hashable field, also when a list was given.
+        object.__setattr__(self, "solvers", tuple(self.solvers))
+
+    @property
+    def tolerance(self) -> float | None:
+        """The first solver's: what counts as converged is the same for all."""
+        return self.solvers[0].tolerance
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Run the solvers in turn until one converges."""
+        tolerance = tolerance_of(self, y0.dtype)
+
+        def failed(solved: Solved) -> jax.Array:
+            return ~(max_norm(velocity(None, solved.state, problem)) <= tolerance)
+
+        def retry(solver: Solver, before: Solved) -> Solved:
+            # A sample that has converged starts where it is, and is done after a step.
+            again = failed(before)
+            solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
+            return Solved(
+                state=jnp.where(again, solved.state, before.state),
+                num_steps=before.num_steps + jnp.where(again, solved.num_steps, 0),
+                time=jnp.where(again, solved.time, before.time),
+            )
+
+        solved = self.solvers[0].solve(problem, y0, adjoint)
+        solved = solved._replace(time=jnp.asarray(solved.time, y0.dtype))
+        for solver in self.solvers[1:]:
+            if isinstance(adjoint, diffrax.ForwardMode):
+                solved = at_most_once(
+                    failed(solved), lambda s, solver=solver: retry(solver, s), solved
+                )
+            else:
+                solved = retry(solver, solved)
+        return solved
