@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import adjoint_probe, equilibrium
 from irnn_jax.gradients import Exact, Gradient
-from irnn_jax.network import Network
+from irnn_jax.network import NetworkLike, as_network
+from irnn_jax.penalties import squared_jacobian
 from irnn_jax.solvers import PseudoTransient, Solver
 
 Batch = tuple[Array, Any]
@@ -24,17 +25,17 @@ class TrainState(NamedTuple):
     """All that a training run carries from step to step.
 
     Attributes:
-        net: the parameters.
+        net: the parameters: a `Network`, or what a parametrisation made of it.
         opt_state: the optimiser's state.
         step: the number of steps taken, ().
     """
 
-    net: Network
+    net: Any
     opt_state: optax.OptState
     step: Int[Array, ""]
 
     @classmethod
-    def create(cls, net: Network, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(cls, net: NetworkLike, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step."""
         params: Any = net  # optax's type for parameters leaves out NamedTuples
         return cls(net=net, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32))
@@ -54,6 +55,8 @@ class Metrics(NamedTuple):
         adjoint_converged: fraction of the converged samples whose adjoint converged too; the
             others are left out of the gradient.
         applied: False if the gradient was not finite; the step then took it for zero.
+        penalty: what the Jacobian penalty, times its weight, added to the loss that the gradient
+            belongs to; 0 without one. It is not part of `loss`.
     """
 
     loss: Float[Array, ""]
@@ -64,6 +67,7 @@ class Metrics(NamedTuple):
     adjoint_residual: Float[Array, ""]
     adjoint_converged: Float[Array, ""]
     applied: Bool[Array, ""]
+    penalty: Float[Array, ""]
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -81,6 +85,7 @@ def make_train_step(
     solver: Solver = PseudoTransient(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
+    penalty: float | Array = 0.0,
 ) -> Step:
     """Build `step(state, (x, target)) -> (state, metrics)`, pure and jit-compiled.
 
@@ -92,16 +97,24 @@ def make_train_step(
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
         activation: f, likewise.
+        penalty: weight of the mean of ||D A||_F^2 / n over the same samples, which keeps the
+            equilibria attracting (see `jacobian_penalty`); a number or a traced scalar. It is
+            computed from the activities at hand, and not at all for the number 0.
 
     The step takes x (..., inputs) and a pytree of targets with the same leading axes. A sample
     whose equilibrium, input or target is not finite or not reached is left out of the loss and of
     the gradient, and counted. The parameters never become NaN.
 
     Raises:
-        ValueError: (when the step is traced) `loss` does not return one number for a sample.
+        ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
+            return one number for a sample.
     """
+    if not isinstance(penalty, Array) and not 0 <= penalty < float("inf"):
+        raise ValueError(f"penalty must be a number of at least 0, got {penalty}")
+    penalised = isinstance(penalty, Array) or penalty > 0
 
-    def batch_loss(net: Network, probe: Any, x: Array, target: Any):
+    def batch_loss(params: NetworkLike, probe: Any, x: Array, target: Any):
+        net = as_network(params)
         result = equilibrium(
             net, x, solver=solver, gradient=gradient, activation=activation, probe=probe
         )
@@ -113,7 +126,14 @@ def make_train_step(
             shape = losses.shape[x.ndim - 1 :]
             raise ValueError(f"loss must return one number for a sample, got shape {shape}")
         count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
-        return jnp.sum(jnp.where(usable, losses, 0)) / count, (result, usable)
+        task = jnp.sum(jnp.where(usable, losses, 0)) / count
+        added = jnp.zeros_like(task)
+        if penalised:
+            state = _where(usable, jnp.concatenate(result.activities, axis=-1))
+            squares = squared_jacobian(net, _where(usable, x), state, activation)
+            mean = jnp.sum(jnp.where(usable, squares, 0)) / count
+            added = (penalty * mean).astype(task.dtype)
+        return task + added, (task, added, result, usable)
 
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -121,7 +141,8 @@ def make_train_step(
         x = jnp.asarray(x)
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(state.net)))
         value_and_gradient = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
-        (value, (result, usable)), (grads, report) = value_and_gradient(state.net, probe, x, target)
+        (_, aux), (grads, report) = value_and_gradient(state.net, probe, x, target)
+        value, added, result, usable = aux
         norm = optax.tree.norm(grads)
         # A finite norm has finite squares, so that Adam's second moment stays finite too.
         applied = jnp.isfinite(norm)
@@ -139,6 +160,7 @@ def make_train_step(
             adjoint_residual=jnp.max(report.residual, initial=0),
             adjoint_converged=1 - jnp.sum(report.failed) / attempted,
             applied=applied,
+            penalty=added,
         )
         return TrainState(net=net, opt_state=opt_state, step=state.step + 1), metrics
 
