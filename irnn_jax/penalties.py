@@ -102,7 +102,7 @@ def jacobian_penalty_estimate(
             for k, leaf in zip(keys, leaves, strict=True)
         ]
         (products,) = pullback(treedef.unflatten(signs))
-        return sum((jnp.sum(p**2) for p in jax.tree.leaves(products)), start=jnp.zeros(()))
+        return jnp.sum(jnp.stack([jnp.sum(p**2) for p in jax.tree.leaves(products)]))
 
     squares = jax.vmap(probe)(jax.random.split(key, num_probes))
     return jnp.mean(squares) / sum(leaf.size for leaf in leaves)

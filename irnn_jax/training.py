@@ -132,7 +132,7 @@ def make_train_step(
             state = _where(usable, jnp.concatenate(result.activities, axis=-1))
             squares = squared_jacobian(net, _where(usable, x), state, activation)
             mean = jnp.sum(jnp.where(usable, squares, 0)) / count
-            added = (penalty * mean).astype(task.dtype)
+            added = jnp.asarray(penalty, task.dtype) * mean.astype(task.dtype)
         return task + added, (task, added, result, usable)
 
     @jax.jit

@@ -122,6 +122,7 @@ def test_what_is_no_number_is_no_certificate():
         irnn.certify(NETWORKS["one_layer"], slope_bound=0.0)
 
 
+@pytest.mark.usefixtures("strict_promotion")
 def test_certificates_in_float32():
     wide = NETWORKS["two_layers"]
     narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), wide)

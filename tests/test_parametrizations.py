@@ -58,6 +58,7 @@ def test_the_start_is_the_papers_network(sizes, name):
         np.testing.assert_allclose(weights, c * layer.feedforward.T, rtol=0, atol=4e-15)
 
 
+@pytest.mark.usefixtures("strict_promotion")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_wide_layers_start_there_too(dtype):
     # |Q| is about 6 here: with P = 1 the bound of tanh, 0.8, would be broken many times over.

@@ -193,6 +193,7 @@ def test_a_penalty_of_zero_costs_nothing():
         program(penalty=-1.0)
 
 
+@pytest.mark.usefixtures("strict_promotion")
 def test_float32_stays_float32():
     net = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), NETWORKS["two_layers"])
     x, target = jnp.asarray(inputs(net), jnp.float32), jnp.asarray(targets(net), jnp.float32)
@@ -205,3 +206,6 @@ def test_float32_stays_float32():
     state, metrics = step(irnn.TrainState.create(net, optimizer), (x, target))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.net)} == {jnp.dtype("float32")}
     assert metrics.penalty.dtype == jnp.float32
+    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), _cell_problem())
+    estimate = irnn.jacobian_penalty_estimate(cell, *problem, jax.random.key(0))
+    assert estimate.dtype == jnp.float32
