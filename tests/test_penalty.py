@@ -206,6 +206,6 @@ def test_float32_stays_float32():
     state, metrics = step(irnn.TrainState.create(net, optimizer), (x, target))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.net)} == {jnp.dtype("float32")}
     assert metrics.penalty.dtype == jnp.float32
-    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), _cell_problem())
-    estimate = irnn.jacobian_penalty_estimate(cell, *problem, jax.random.key(0))
+    params, x, y0 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), _cell_problem())
+    estimate = irnn.jacobian_penalty_estimate(cell, params, x, y0, jax.random.key(0))
     assert estimate.dtype == jnp.float32

@@ -32,8 +32,8 @@ class Blocks(NamedTuple):
 class ScaledNetwork(eqx.Module):
     """Free parameters of a network with A = P^-1 B P; subclasses say what B is.
 
-    log P = scale_limit tanh(p) is bounded: a free P was measured to drift, in training, until the
-    flow was so stiff that the solver failed for a tenth of the samples.
+    log P = scale_limit tanh(p) is bounded: whatever the optimiser does, P cannot make the flow
+    arbitrarily stiff.
 
     Attributes:
         feedforward: Q of the first layer, (size, inputs); the others are part of A.
