@@ -26,6 +26,7 @@ from experiments.harness.recording import Recording
 from experiments.harness.training import Averages, Train
 from experiments.show.content import Section
 from experiments.show.pendulum import present
+from irnn_jax.network import NetworkLike
 
 
 class Test(NamedTuple):
@@ -53,7 +54,7 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
     sizes = (data.num_times, *config.model.hidden, 2)
 
     def init(key: PRNGKeyArray) -> irnn.TrainState:
-        net = irnn.init(key, sizes, recurrent=network.recurrent)
+        net = training.draw(config, network, key, sizes)
         return irnn.TrainState.create(net, optimizer)
 
     def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -65,7 +66,7 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         # In units of the parameters' ranges, whatever outputs stand for their ends.
         return irnn.squared_error((output - low) / (high - low), target)
 
-    def evaluate(net: irnn.Network) -> Test:
+    def evaluate(net: NetworkLike) -> Test:
         size = min(config.test_chunk, config.num_test)
 
         def chunk(first: Array) -> tuple[Array, Array, Array]:

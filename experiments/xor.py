@@ -27,6 +27,7 @@ from experiments.harness.recording import Recording
 from experiments.harness.training import Train
 from experiments.show.content import Section
 from experiments.show.xor import present
+from irnn_jax.network import NetworkLike
 
 
 class Answers(NamedTuple):
@@ -53,13 +54,13 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
     trained = np.array(network.trained)
 
     def init(key: PRNGKeyArray) -> irnn.TrainState:
-        net = irnn.init(key, sizes, recurrent=network.recurrent)
+        net = training.draw(config, network, key, sizes)
         return irnn.TrainState.create(net, optimizer)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
 
-    def evaluate(net: irnn.Network) -> Answers:
+    def evaluate(net: NetworkLike) -> Answers:
         result = irnn.equilibrium(net, x, solver=solver)
         output, used = result.activities[-1], result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)

@@ -7,6 +7,7 @@ A network with lateral and feedback weights answers a stationary input with the 
 and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_train_step`.
 """
 
+from irnn_jax.certificates import Certificate, certify
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
@@ -15,6 +16,8 @@ from irnn_jax.implicit import AdjointReport
 from irnn_jax.jacobians import jacobians
 from irnn_jax.network import Layer, Network, init
 from irnn_jax.optimizers import adam
+from irnn_jax.parametrizations import Certified, Symmetric
+from irnn_jax.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.solvers import Cascade, Euler, Flow, Picard, PseudoTransient, RungeKutta4
 from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
@@ -23,6 +26,8 @@ from irnn_jax.training import Metrics, TrainState, fit, make_train_step, run_epo
 __all__ = [
     "AdjointReport",
     "Cascade",
+    "Certificate",
+    "Certified",
     "Equilibrium",
     "Euler",
     "Exact",
@@ -39,16 +44,20 @@ __all__ = [
     "SemiGradient",
     "Stability",
     "Status",
+    "Symmetric",
     "TrainState",
     "Unrolled",
     "adam",
     "adjoint_probe",
     "apply",
+    "certify",
     "describe",
     "equilibrium",
     "fit",
     "fixed_point",
     "init",
+    "jacobian_penalty",
+    "jacobian_penalty_estimate",
     "jacobians",
     "make_train_step",
     "run_epoch",

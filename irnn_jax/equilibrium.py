@@ -14,6 +14,8 @@ from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport, DenseMethod, Solution, dense_equilibrium
 from irnn_jax.network import (
     Network,
+    NetworkLike,
+    as_network,
     check_network,
     checked_input,
     connections,
@@ -63,7 +65,7 @@ def adjoint_probe(batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Adjoi
 
 
 def equilibrium(
-    net: Network,
+    net: NetworkLike,
     x: ArrayLike,
     *,
     solver: Solver = PseudoTransient(),
@@ -80,7 +82,7 @@ def equilibrium(
     is evaluated layer by layer, with `solver` and `gradient` unused: both are exact there.
 
     Args:
-        net: the network, from `init` or built by hand.
+        net: the network, from `init` or built by hand, or one with a parametrisation.
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
@@ -95,6 +97,7 @@ def equilibrium(
         TypeError: under forward-mode differentiation.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
+    net = as_network(net)
     check_network(net)
     x = checked_input(net, x)
     check_elementwise(activation)
@@ -113,7 +116,7 @@ def equilibrium(
 
 
 def apply(
-    net: Network,
+    net: NetworkLike,
     x: ArrayLike,
     *,
     solver: Solver = PseudoTransient(),

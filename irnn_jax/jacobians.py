@@ -17,7 +17,15 @@ from jaxtyping import Array, ArrayLike, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
-from irnn_jax.network import Layer, Network, connections, drive, split_layers
+from irnn_jax.network import (
+    Layer,
+    Network,
+    NetworkLike,
+    as_network,
+    connections,
+    drive,
+    split_layers,
+)
 from irnn_jax.solvers import PseudoTransient, Solver
 
 Sensitivities = tuple[Float[Array, "outputs _"], ...]
@@ -25,7 +33,7 @@ Slopes = tuple[Float[Array, " _"], ...]
 
 
 def jacobians(
-    net: Network,
+    net: NetworkLike,
     x: ArrayLike,
     *,
     solver: Solver = PseudoTransient(),
@@ -41,13 +49,15 @@ def jacobians(
 
     Returns:
         A pytree like `net`; each leaf has shape (outputs, *leaf.shape). NaN where no equilibrium
-        was reached, since there is no derivative then.
+        was reached, since there is no derivative then. For a parametrised network: with respect
+        to the weights that it stands for, like `net.network()`.
 
     Raises:
         ValueError: x is not a single input, or does not fit the network.
     """
     if jnp.ndim(x) != 1:
         raise ValueError(f"jacobians takes one input (inputs,), got shape {jnp.shape(x)}")
+    net = as_network(net)
     result = equilibrium(net, x, solver=solver, activation=activation)
     activities = result.activities
     dtype = activities[-1].dtype

@@ -7,7 +7,7 @@ For two layers (section 3.2; hidden l2, output l1):
 """
 
 import itertools
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
 
 import chex
 import jax
@@ -54,24 +54,84 @@ class Network(NamedTuple):
         return any(weights is not None for weights in (*lateral, *self.feedback))
 
 
+@runtime_checkable
+class ParametrizedNetwork(Protocol):
+    """A pytree of free parameters that stands for a network; see `irnn_jax.parametrizations`."""
+
+    def network(self) -> Network:
+        """The weights that the free parameters stand for, differentiable in them."""
+        ...
+
+    def groups(self) -> Any:
+        """The name of each parameter's group, as `adam` knows them, in a pytree like this one."""
+        ...
+
+
+NetworkLike = Network | ParametrizedNetwork
+
+
+@runtime_checkable
+class Parametrization(Protocol):
+    """A frozen, keyword-only, hashable dataclass with one method."""
+
+    def start(self, drawn: Network) -> ParametrizedNetwork:
+        """Free parameters for a network as `init` draws it, of which W and R are not looked at."""
+        ...
+
+
+def as_network(net: NetworkLike) -> Network:
+    """The weights themselves: what every public function calls once, at its door."""
+    return net if isinstance(net, Network) else net.network()
+
+
+@overload
 def init(
-    key: chex.PRNGKey, sizes: tuple[int, ...], *, recurrent: bool = True, dtype: Any = None
-) -> Network:
+    key: chex.PRNGKey,
+    sizes: tuple[int, ...],
+    *,
+    recurrent: bool = True,
+    dtype: Any = None,
+    parametrization: None = None,
+) -> Network: ...
+
+
+@overload
+def init(
+    key: chex.PRNGKey,
+    sizes: tuple[int, ...],
+    *,
+    recurrent: bool = True,
+    dtype: Any = None,
+    parametrization: Parametrization,
+) -> ParametrizedNetwork: ...
+
+
+def init(
+    key: chex.PRNGKey,
+    sizes: tuple[int, ...],
+    *,
+    recurrent: bool = True,
+    dtype: Any = None,
+    parametrization: Parametrization | None = None,
+) -> NetworkLike:
     """Draw a network as the paper does (sections 3.1, 3.2).
 
     Q and T uniform in [-0.5, 0.5], W and R zero. The feed-forward twin of the same key has the
-    same Q and T.
+    same Q and T, and so has the parametrised network.
 
     Args:
         key: a JAX random key.
         sizes: (inputs, hidden..., outputs), at least two positive numbers; (2, 2) is one layer.
         recurrent: False for the feed-forward twin, which has no W and no R.
         dtype: a floating-point dtype; None: JAX's default.
+        parametrization: for instance `irnn_jax.Certified()`; None: the weights are the parameters.
 
     Raises:
-        ValueError: bad sizes, a dtype that is not floating, or float64 while
-            `jax_enable_x64` is off.
+        ValueError: bad sizes, a dtype that is not floating, float64 while `jax_enable_x64` is
+            off, or a parametrisation of a feed-forward network.
     """
+    if parametrization is not None and not recurrent:
+        raise ValueError("a feed-forward network has no recurrent weights to parametrise")
     sizes = _checked_sizes(sizes)
     dtype = checked_dtype(dtype)
 
@@ -90,7 +150,8 @@ def init(
         )
     pairs = itertools.pairwise(sizes[1:]) if recurrent else ()
     feedback = tuple(jnp.zeros((size, above), dtype) for size, above in pairs)
-    return Network(layers=tuple(layers), feedback=feedback)
+    net = Network(layers=tuple(layers), feedback=feedback)
+    return net if parametrization is None else parametrization.start(net)
 
 
 def checked_dtype(dtype: Any) -> jnp.dtype:

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import optax
 
-from irnn_jax.network import Layer, Network
+from irnn_jax.network import Layer, Network, NetworkLike
 
 GROUPS = ("feedforward", "lateral", "feedback", "bias")
 
 LearningRate = float | jax.Array | optax.Schedule
 
 
-def parameter_groups(net: Network) -> Network:
+def parameter_groups(net: NetworkLike) -> Any:
     """The name of each parameter's group, in a pytree like `net`."""
+    if not isinstance(net, Network):
+        return net.groups()
 
     def label(weights: Any, group: str) -> Any:
         return None if weights is None else group
@@ -53,7 +55,7 @@ def adam(
     if unknown:
         raise ValueError(f"unknown parameter group {unknown[0]!r}; the groups are {GROUPS}")
 
-    def labels(net: Network) -> Network:
+    def labels(net: NetworkLike) -> Any:
         groups = parameter_groups(net)
         missing = sorted(set(jax.tree.leaves(groups)) - set(learning_rate))
         if missing:

@@ -8,7 +8,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
-from irnn_jax.network import Network, checked_input, connections, drive
+from irnn_jax.network import (
+    Network,
+    NetworkLike,
+    as_network,
+    checked_input,
+    connections,
+    drive,
+)
 from irnn_jax.solvers import PseudoTransient, Solver
 from irnn_jax.spectrum import spectral_abscissa
 
@@ -29,7 +36,7 @@ class Stability(NamedTuple):
 
 
 def stability(
-    net: Network,
+    net: NetworkLike,
     x: ArrayLike,
     *,
     solver: Solver = PseudoTransient(),
@@ -50,12 +57,20 @@ def stability(
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
     """
+    net = as_network(net)
     result = equilibrium(net, x, solver=solver, activation=activation)
     state = jax.lax.stop_gradient(jnp.concatenate(result.activities, axis=-1))
-    x = checked_input(net, x).astype(state.dtype)
     matrix = connections(net, state.dtype)
-    b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
-    slope = accurate_slope(activation, state @ matrix.T + b)
+    slope = slope_at(net, x, state, activation)
     abscissa = spectral_abscissa(slope[..., None] * matrix)
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
+
+
+def slope_at(
+    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: Activation
+) -> Float[Array, "*batch n"]:
+    """The diagonal of D: f' at A Y + b(x), for the stacked activities Y of a batch."""
+    x = checked_input(net, x).astype(state.dtype)
+    b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
+    return accurate_slope(activation, state @ connections(net, state.dtype).T + b)

@@ -14,7 +14,8 @@ from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import adjoint_probe, equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.guard import Guard, GuardState
-from irnn_jax.network import Network
+from irnn_jax.network import NetworkLike, as_network
+from irnn_jax.penalties import squared_jacobian
 from irnn_jax.solvers import PseudoTransient, Solver
 
 Batch = tuple[Array, Any]
@@ -25,19 +26,19 @@ class TrainState(NamedTuple):
     """All that a training run carries from step to step.
 
     Attributes:
-        net: the parameters.
+        net: the parameters: a `Network`, or what a parametrisation made of it.
         opt_state: the optimiser's state.
         step: the number of steps taken, ().
         guard: what `Guard` remembers; None trains without it.
     """
 
-    net: Network
+    net: Any
     opt_state: optax.OptState
     step: Int[Array, ""]
     guard: GuardState | None = None
 
     @classmethod
-    def create(cls, net: Network, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(cls, net: NetworkLike, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step."""
         params: Any = net  # optax's type for parameters leaves out NamedTuples
         return cls(
@@ -64,6 +65,8 @@ class Metrics(NamedTuple):
         applied: False if the gradient was not finite; the step then took it for zero.
         rejected: True if the guard took the steps since its last look back.
         update_scale: the guard's factor on the optimiser's update.
+        penalty: what the Jacobian penalty, times its weight, added to the loss that the gradient
+            belongs to; 0 without one. It is not part of `loss`.
     """
 
     loss: Float[Array, ""]
@@ -76,6 +79,7 @@ class Metrics(NamedTuple):
     applied: Bool[Array, ""]
     rejected: Bool[Array, ""]
     update_scale: Float[Array, ""]
+    penalty: Float[Array, ""]
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -95,6 +99,7 @@ def make_train_step(
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,
     guard: Guard | None = Guard(),
+    penalty: float | Array = 0.0,
 ) -> Step:
     """Build `step(state, (x, target)) -> (state, metrics)`, pure and jit-compiled.
 
@@ -108,16 +113,24 @@ def make_train_step(
         activation: f, likewise.
         check_stability: leave out samples at an unstable equilibrium, likewise.
         guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
+        penalty: weight of the mean of ||D A||_F^2 / n over the same samples, which keeps the
+            equilibria attracting (see `jacobian_penalty`); a number or a traced scalar. It is
+            computed from the activities at hand, and not at all for the number 0.
 
     The step takes x (..., inputs) and a pytree of targets with the same leading axes. A sample
     whose equilibrium, input or target is not finite or not reached is left out of the loss and of
     the gradient, and counted. The parameters never become NaN.
 
     Raises:
-        ValueError: (when the step is traced) `loss` does not return one number for a sample.
+        ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
+            return one number for a sample.
     """
+    if not isinstance(penalty, Array) and not 0 <= penalty < float("inf"):
+        raise ValueError(f"penalty must be a number of at least 0, got {penalty}")
+    penalised = isinstance(penalty, Array) or penalty > 0
 
-    def sample_losses(net: Network, x: Array, target: Any, probe: Any = None):
+    def sample_losses(params: NetworkLike, x: Array, target: Any, probe: Any = None):
+        net = as_network(params)
         result = equilibrium(
             net,
             x,
@@ -136,14 +149,22 @@ def make_train_step(
             raise ValueError(f"loss must return one number for a sample, got shape {shape}")
         return losses, usable, result
 
-    def batch_loss(net: Network, probe: Any, x: Array, target: Any):
+    def batch_loss(params: NetworkLike, probe: Any, x: Array, target: Any):
+        net = as_network(params)
         losses, usable, result = sample_losses(net, x, target, probe)
         count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
-        return jnp.sum(jnp.where(usable, losses, 0)) / count, (result, usable)
+        task = jnp.sum(jnp.where(usable, losses, 0)) / count
+        added = jnp.zeros_like(task)
+        if penalised:
+            state = _where(usable, jnp.concatenate(result.activities, axis=-1))
+            squares = squared_jacobian(net, _where(usable, x), state, activation)
+            mean = jnp.sum(jnp.where(usable, squares, 0)) / count
+            added = jnp.asarray(penalty, task.dtype) * mean.astype(task.dtype)
+        return task + added, (task, added, result, usable)
 
     def guarded(state: TrainState, updates: Any, x: Array, target: Any):
         params: Any = state.net
-        if guard is None or state.guard is None or not state.net.is_recurrent:
+        if guard is None or state.guard is None or not as_network(params).is_recurrent:
             net: Any = optax.apply_updates(params, updates)
             one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
             return net, state.guard, jnp.zeros((), bool), one
@@ -163,7 +184,8 @@ def make_train_step(
         x = jnp.asarray(x)
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(state.net)))
         value_and_gradient = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
-        (value, (result, usable)), (grads, report) = value_and_gradient(state.net, probe, x, target)
+        (_, aux), (grads, report) = value_and_gradient(state.net, probe, x, target)
+        value, added, result, usable = aux
         norm = optax.tree.norm(grads)
         # A finite norm has finite squares, so that Adam's second moment stays finite too.
         applied = jnp.isfinite(norm)
@@ -183,6 +205,7 @@ def make_train_step(
             applied=applied,
             rejected=rejected,
             update_scale=scale,
+            penalty=added,
         )
         return (
             TrainState(net=net, opt_state=opt_state, step=state.step + 1, guard=guard_state),

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 import irnn_jax as irnn
 from experiments.harness.progress import Task
 from experiments.harness.recording import Recording
+from irnn_jax.network import NetworkLike
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class Train(NamedTuple):
     init: Callable[[PRNGKeyArray], irnn.TrainState]
     step: Callable[[irnn.TrainState, Any], tuple[irnn.TrainState, irnn.Metrics]]
     sample: Callable[[PRNGKeyArray], Any]
-    evaluate: Callable[[irnn.Network], Any]
+    evaluate: Callable[[NetworkLike], Any]
 
 
 class Averages(NamedTuple):
@@ -84,6 +85,15 @@ def strategies(config: DictConfig, network: DictConfig) -> Strategies:
         gradient=make(network.gradient),
         optimizer=make(config.optimizer),
     )
+
+
+def draw(
+    config: DictConfig, network: DictConfig, key: PRNGKeyArray, sizes: tuple[int, ...]
+) -> NetworkLike:
+    """One network of an experiment, with the model's parametrisation unless it is feed-forward."""
+    if config.model.parametrization is None or not network.recurrent:
+        return irnn.init(key, sizes, recurrent=network.recurrent)
+    return irnn.init(key, sizes, parametrization=make(config.model.parametrization))
 
 
 def run(

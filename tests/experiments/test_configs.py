@@ -54,6 +54,7 @@ def test_data_and_models():
     assert {name: composed("xor", f"model={name}").model.hidden for name in options("model")} == {
         "one_layer": [],
         "two_layer": [5],
+        "two_layer_certified": [5],
     }
 
 

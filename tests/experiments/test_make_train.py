@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import pendulum, scalar_neuron, xor
+from irnn_jax.parametrizations import CertifiedNetwork
 from tests.experiments.test_configs import composed
 
 TINY_DATA = ("model.hidden=[1]", "data.num_times=3", "num_test=3", "test_chunk=3")
@@ -62,6 +63,16 @@ def test_the_exact_network_does_not_look_at_y2():
     state = train.init(key)
     changed = train.step(state, (x, target.at[:, 1].set(9.0)))
     chex.assert_trees_all_equal(changed, train.step(state, (x, target)))
+
+
+def test_a_parametrisation_is_one_word_and_leaves_the_twin_alone():
+    config = composed("pendulum", "model=two_layer_certified", *TINY_DATA)
+    key = jax.random.key(0)
+    certified = pendulum.make_train(config, config.networks.exact).init(key).net
+    assert isinstance(certified, CertifiedNetwork)
+    twin = pendulum.make_train(config, config.networks.feedforward).init(key).net
+    assert not twin.is_recurrent
+    chex.assert_trees_all_equal(certified.feedforward, twin.layers[0].feedforward)
 
 
 def test_a_sweep_is_pure():
