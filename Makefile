@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
 .SUFFIXES:
-.PHONY: help reproduce test test-slow lint format bench docs constraints clean
+.PHONY: help reproduce test test-slow lint format bench robustness docs constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ bench: $(VENV)/.installed-bench ## Measure steps and solves, and list what fixed
 	$(PY) -m benchmarks.training_step
 	$(PY) -m benchmarks.linear_solves
 	$(PY) -m benchmarks.fixed_step_failures
+
+robustness: $(VENV)/.installed-bench ## Measure what docs/robustness.md shows (about 20 minutes)
+	$(PY) -m benchmarks.ensemble
+	$(PY) -m benchmarks.lost_equilibria
+	$(PY) -m benchmarks.well_posed
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site/; a warning is an error
 	@$(PY) -m zensical build --clean --strict >$(VENV)/docs.log 2>&1; status=$$?; cat $(VENV)/docs.log; \

@@ -48,7 +48,7 @@ class Curves(NamedTuple):
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over runs."""
-    solver, gradient, optimizer = training.strategies(config, network)
+    solver, gradient, optimizer, guard = training.strategies(config, network)
     data = training.make(config.data)
     low, high = config.output_range
     sizes = (data.num_times, *config.model.hidden, 2)
@@ -87,7 +87,9 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=steps / config.num_test,
         )
 
-    step = irnn.make_train_step(loss, optimizer, solver=solver, gradient=gradient)
+    step = irnn.make_train_step(
+        loss, optimizer, solver=solver, gradient=gradient, guard=guard, penalty=config.penalty
+    )
     return Train(init=init, step=step, sample=sample, evaluate=evaluate)
 
 

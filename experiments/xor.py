@@ -48,7 +48,7 @@ class Answers(NamedTuple):
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    solver, gradient, optimizer = training.strategies(config, network)
+    solver, gradient, optimizer, guard = training.strategies(config, network)
     x, target = training.make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
@@ -71,7 +71,9 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    step = irnn.make_train_step(loss, optimizer, solver=solver, gradient=gradient)
+    step = irnn.make_train_step(
+        loss, optimizer, solver=solver, gradient=gradient, guard=guard, penalty=config.penalty
+    )
     return Train(init=init, step=step, sample=lambda _: (x, target), evaluate=evaluate)
 
 

@@ -94,16 +94,26 @@ class Guard:
             # One after the other, by one compiled solve.
             both = jax.tree.map(lambda *leaves: jnp.stack(leaves), state.net, net)
             values, usable = jax.lax.map(losses, both)
+            usable = usable & jnp.isfinite(values)
             lost = jnp.any(usable[0] & ~usable[1])
             shared = usable[0] & usable[1]
             before, after = jnp.where(shared, values, 0)
-            rose = jnp.sum(after - before) > self.rise * jnp.sum(jnp.abs(before))
-            rejected = lost | rose
-            net = jax.tree.map(lambda old, new: jnp.where(rejected, old, new), state.net, net)
+            # The root of eps is what a loss of zero may rise by.
+            floor = float(jnp.finfo(values.dtype).eps) ** 0.5
+            rise = jnp.sum(jnp.where(shared, jnp.abs(before) + floor, 0))
+            rejected = lost | (jnp.sum(after - before) > self.rise * rise)
+            net = _choose(rejected, state.net, net)
             scale = jnp.where(
                 rejected, state.scale * self.shrink, jnp.minimum(1, state.scale * self.grow)
             )
-            return net, GuardState(net=net, scale=scale), rejected
+            # A batch without a usable sample shows nothing: the last look stays the last.
+            seen = jnp.any(usable[0])
+            looked = GuardState(net=net, scale=scale)
+            return net, _choose(seen, looked, state), rejected
 
         carry = (net, state, jnp.zeros((), bool))
         return at_most_once(step % self.every == 0, at_a_look, carry)
+
+
+def _choose(condition: Bool[Array, ""], tree: Any, otherwise: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, otherwise)

@@ -69,6 +69,7 @@ class Strategies(NamedTuple):
     solver: Any
     gradient: Any
     optimizer: Any
+    guard: Any
 
 
 def make(node: DictConfig) -> Any:
@@ -79,11 +80,12 @@ def make(node: DictConfig) -> Any:
 
 
 def strategies(config: DictConfig, network: DictConfig) -> Strategies:
-    """Solver, gradient and optimiser of one network of an experiment."""
+    """Solver, gradient, optimiser and guard of one network of an experiment."""
     return Strategies(
         solver=make(config.solver),
         gradient=make(network.gradient),
         optimizer=make(config.optimizer),
+        guard=None if config.guard is None else make(config.guard),
     )
 
 

@@ -27,7 +27,8 @@ class Cascade:
 
     Attributes:
         solvers: from the fastest to the most cautious. The default: pseudo-transient continuation,
-            the same with small errors, the flow by diffrax's Kvaerno5.
+            the same with small errors, the flow by diffrax's Kvaerno5. What converged is judged by
+            the first one's tolerance.
     """
 
     solvers: tuple[Solver, ...] = (
@@ -42,8 +43,8 @@ class Cascade:
     )
 
     def __post_init__(self):
-        if not self.solvers:
-            raise ValueError("solvers must name at least one solver, got ()")
+        if not isinstance(self.solvers, tuple | list) or not self.solvers:
+            raise ValueError(f"solvers must be a tuple of solvers, got {self.solvers!r}")
         for solver in self.solvers:
             if not isinstance(solver, Solver) or isinstance(solver, type):
                 raise ValueError(f"solvers must be solvers, got {solver!r}")

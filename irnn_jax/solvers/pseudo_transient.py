@@ -149,7 +149,7 @@ class Rodas3(diffrax.AbstractSolver):
         # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
         # what its own solution leaves: times |M^-1|, that part of u4 is still there.
         remaining = error * (step + rate + args.linear_accuracy(state.dtype))
-        time = y0.time + jnp.minimum(t1 - t0, NEWTON_FROM)
+        time = y0.time + jnp.where(newton, 0, t1 - t0)
         y1 = iterate(args, state, remaining=remaining, time=time)
         # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
         tiny = jnp.finfo(state.dtype).tiny
@@ -245,10 +245,10 @@ class PseudoTransient:
     """
 
     first_step: float = 1.0
-    error_tolerance: float = 0.05
-    reject_above: float = 0.2
+    error_tolerance: float = 0.03
+    reject_above: float = 0.15
     newton_within: float = 0.1
-    max_steps: int = 200
+    max_steps: int = 400
     tolerance: float | None = None
 
     def __post_init__(self):
