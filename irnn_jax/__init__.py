@@ -18,10 +18,11 @@ from irnn_jax.network import Layer, Network, init
 from irnn_jax.optimizers import adam
 from irnn_jax.parametrizations import Certified, Symmetric
 from irnn_jax.penalties import jacobian_penalty, jacobian_penalty_estimate
+from irnn_jax.runs import fit, run_epoch
 from irnn_jax.solvers import Cascade, Euler, Flow, Picard, PseudoTransient, RungeKutta4
 from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
-from irnn_jax.training import Metrics, TrainState, fit, make_train_step, run_epoch, squared_error
+from irnn_jax.training import Metrics, TrainState, make_train_step, squared_error
 
 __all__ = [
     "AdjointReport",

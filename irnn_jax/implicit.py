@@ -18,13 +18,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.forward_mode import reverse_mode_only
 from irnn_jax.gradients import Adjoint, AdjointSystem, Gradient, ImplicitGradient, Unrolled
 from irnn_jax.linear import solve_refined
+from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
 from irnn_jax.solvers import Solver
 from irnn_jax.solvers.base import max_norm, tolerance_of
@@ -222,12 +222,6 @@ def _dense_adjoint(
         solve=lambda g, _: solve_refined(identity - matrix.T * slope, g),
     )
     return solve_adjoint(system, cotangent, attempted, method)
-
-
-def feedforward_mask(sizes: tuple[int, ...]) -> np.ndarray:
-    """Which entries of A lead from one layer to the next: the blocks below the diagonal."""
-    layer = np.repeat(np.arange(len(sizes)), sizes)
-    return layer[:, None] == layer[None, :] + 1
 
 
 _dense_rule.defvjp(_dense_forward, _dense_backward)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -260,3 +261,9 @@ def split_layers(
     """Cut a stacked state back into layers."""
     boundaries = [sum(net.sizes[1:i]) for i in range(2, len(net.sizes))]
     return tuple(jnp.split(state, boundaries, axis=-1))
+
+
+def feedforward_mask(sizes: tuple[int, ...]) -> np.ndarray:
+    """Which entries of A lead from one layer to the next: the blocks below the diagonal."""
+    layer = np.repeat(np.arange(len(sizes)), sizes)
+    return layer[:, None] == layer[None, :] + 1
