@@ -1,4 +1,4 @@
-"""Block inverse, unrolled elimination, LAPACK: where the thresholds of `irnn_jax.linear` come from.
+"""Block inverse, Gauss-Jordan sweeps, LAPACK: where the thresholds of `irnn_jax.linear` come from.
 
 Factorise once and solve four times, as a step of the default solver does.
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import machine, paired
-from irnn_jax.linear import eliminate, invert, lapack
+from irnn_jax.linear import invert, lapack, sweep
 
 PASSES = 50  # in one loop, each using the one before: one call alone would time the dispatch
 SOLVES = 4
-WAYS = {"blocks": invert, "unrolled": eliminate, "LAPACK": lapack}
+WAYS = {"blocks": invert, "sweeps": sweep, "LAPACK": lapack}
 
 
 def solve(factorize, matrix, rhs):
@@ -31,23 +31,21 @@ def solve(factorize, matrix, rhs):
 def loop(factorize, matrices, rhs):
     def body(_, rhs):
         # The matrix changes from pass to pass, or its factors would be hoisted out of the loop.
-        return jax.vmap(functools.partial(solve, factorize))(
-            matrices * (1 + 1e-3 * rhs[:, :1, None]), rhs
-        )
+        return solve(factorize, matrices * (1 + 1e-3 * rhs[:1]), rhs)
 
     return jax.lax.fori_loop(0, PASSES, body, rhs)
 
 
 def missed(factorize, matrices, rhs):
     """max|M x - r|."""
-    x = jax.vmap(lambda matrix, rhs: factorize(matrix).solve(rhs))(matrices, rhs)
-    return jnp.max(jnp.abs(jnp.einsum("bij,bj->bi", matrices, x) - rhs))
+    x = factorize(matrices).solve(rhs)
+    return jnp.max(jnp.abs(jnp.einsum("ijb,jb->ib", matrices, x) - rhs))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=72)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 6, 7, 8, 9, 10, 12])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 7, 8, 9, 12, 16, 20, 24, 32])
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -59,9 +57,9 @@ def main():
             table.add_column(f"{way} {column}", justify="right")
     for n in args.sizes:
         key, rhs_key = jax.random.split(jax.random.key(n))
-        coupling = jax.random.normal(key, (args.batch, n, n)) / n**0.5
-        matrices = jnp.eye(n) - coupling
-        rhs = jax.random.normal(rhs_key, (args.batch, n))
+        coupling = jax.random.normal(key, (n, n, args.batch)) / n**0.5
+        matrices = jnp.eye(n)[:, :, None] - coupling
+        rhs = jax.random.normal(rhs_key, (n, args.batch))
         timings = paired(
             {
                 way: functools.partial(jax.jit(functools.partial(loop, factorize)), matrices, rhs)

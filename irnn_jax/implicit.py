@@ -23,11 +23,13 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.forward_mode import reverse_mode_only
 from irnn_jax.gradients import Adjoint, AdjointSystem, Gradient, ImplicitGradient, Unrolled
-from irnn_jax.linear import solve_refined
+from irnn_jax.lazily import at_most_once
+from irnn_jax.linear import multiply, solve_refined, solve_transposed_refined
 from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
+from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Solver
-from irnn_jax.solvers.base import max_norm, tolerance_of
+from irnn_jax.solvers.base import Escalating, max_norm, tolerance_of
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
 
@@ -86,14 +88,18 @@ class Method:
         return diffrax.ForwardMode()
 
 
-def solve_sample(problem: Problem, y0: State, method: Method) -> Solution:
-    """Run the solver on one sample and judge where it stopped."""
+def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
+    """Run the solver on states (n, *batch) and judge where each sample stopped.
+
+    The solution's state is (n, *batch) too.
+    """
     state, num_steps, time = method.solver.solve(problem, y0, method.diffrax_adjoint())
     residual = max_norm(problem.map(state) - state)
     # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
     tolerance = tolerance_of(method.solver, state.dtype)
-    status = judge(residual, jnp.all(jnp.isfinite(state)), jax.lax.stop_gradient(time), tolerance)
+    finite = jnp.all(jnp.isfinite(state), axis=0)
+    status = judge(residual, finite, jax.lax.stop_gradient(time), tolerance)
     return Solution(state=state, residual=residual, num_steps=num_steps, status=status)
 
 
@@ -106,9 +112,9 @@ def without_failed_gradients(solution: Solution) -> Solution:
 
 
 def solve_adjoint(
-    system: AdjointSystem, cotangent: State, attempted: Bool[Array, ""], method: Method
+    system: AdjointSystem, cotangent: State, attempted: Bool[Array, "*batch"], method: Method
 ) -> tuple[State, AdjointReport]:
-    """The adjoint state of one sample, zero (and reported) where it cannot be had.
+    """The adjoint states (n, *batch), zero (and reported) where they cannot be had.
 
     `attempted` is false for a sample without an equilibrium: it has no gradient to be wrong about.
     """
@@ -171,22 +177,52 @@ def _solve_dense(
     valid = ~jnp.any(jnp.isnan(drive), axis=-1)
     drive = jnp.where(valid[:, None], drive, 0)
 
-    def solve(drive: State) -> Solution:
+    def solve(matrix: Array, drive: Array) -> Solution:
         problem = DenseProblem(matrix=matrix, drive=drive, activation=method.activation)
-        return solve_sample(problem, jnp.zeros_like(drive), method)
+        solution = solve_batch(problem, jnp.zeros_like(drive), method)
+        return only_stable(problem, solution, method) if method.check_stability else solution
 
-    solution = jax.vmap(solve)(drive)
+    if not isinstance(method.gradient, Unrolled):
+        out = Solution(state=1, residual=0, num_steps=0, status=0)  # pyright: ignore[reportArgumentType]
+        solve = side_by_side(solve, (2, 1), out)
+    solution = solve(matrix[:, :, None], drive.T)
+    solution = solution._replace(state=solution.state.T)
     status = jnp.where(valid, solution.status, Status.NON_FINITE)
-    if method.check_stability:
-        state = solution.state @ matrix.T + drive
-        jacobian = accurate_slope(method.activation, state)[..., None] * matrix
-        unstable = find_unstable(jacobian, status == Status.CONVERGED)
-        status = jnp.where(unstable, Status.UNSTABLE, status)
     return solution._replace(
         state=jnp.where(valid[:, None], solution.state, 0),
         residual=jnp.where(valid, solution.residual, jnp.inf),
         status=status,
     )
+
+
+def only_stable(problem: DenseProblem, solution: Solution, method: DenseMethod) -> Solution:
+    """Flag the equilibria that the flow would leave, after one more, cautious attempt at each.
+
+    Most of them are what Newton's method finds inside a limit cycle. The others hide an equilibrium
+    that the flow does reach, for a solver that follows it more closely.
+    """
+
+    def flagged(solution: Solution) -> Solution:
+        _, slope = problem.map_and_slope(solution.state)
+        jacobian = jnp.moveaxis(slope[:, None] * problem.matrix, (0, 1), (-2, -1))
+        unstable = find_unstable(jacobian, solution.converged)
+        return solution._replace(status=jnp.where(unstable, Status.UNSTABLE, solution.status))
+
+    def retried(solution: Solution) -> Solution:
+        again = solution.status == Status.UNSTABLE
+        # The others start where they are, and are done after a step.
+        start = jnp.where(again, 0, solution.state)
+        second = flagged(solve_batch(problem, start, cautious))
+        second = second._replace(num_steps=solution.num_steps + second.num_steps)
+        return jax.tree.map(lambda new, old: jnp.where(again, new, old), second, solution)
+
+    solution = flagged(solution)
+    if not isinstance(method.solver, Escalating):
+        return solution
+    cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
+    if isinstance(method.gradient, Unrolled):  # no reverse mode through a loop that may be skipped
+        return retried(solution)
+    return at_most_once(solution.status == Status.UNSTABLE, retried, solution)
 
 
 def _dense_forward(method, matrix, drive, probe):
@@ -197,31 +233,57 @@ def _dense_forward(method, matrix, drive, probe):
 def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
     matrix, drive, state, converged = saved
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
-    state = jnp.where(converged[:, None], state, 0)
-    slope = accurate_slope(method.activation, state @ matrix.T + drive)
-    slope = jnp.where(converged[:, None], slope, 0)
-    solve = functools.partial(_dense_adjoint, method, matrix)
-    adjoint, report = jax.vmap(solve)(slope, cotangents.state, converged)
+    state = jnp.where(converged[:, None], state, 0).T
+    slope = accurate_slope(method.activation, matrix @ state + drive.T)
+    slope = jnp.where(converged, slope, 0)
+    system = _adjoint_system(method, matrix, slope)
+    adjoint, report = solve_adjoint(system, cotangents.state.T, converged, method)
     u = slope * adjoint
-    return u.T @ state, u, report
+    return u @ state.T, u.T, report
 
 
-def _dense_adjoint(
-    method: DenseMethod,
-    matrix: Float[Array, "n n"],
-    slope: State,
-    cotangent: State,
-    attempted: Bool[Array, ""],
-) -> tuple[State, AdjointReport]:
-    feedforward = jnp.where(feedforward_mask(method.sizes), matrix, 0)
-    identity = jnp.eye(slope.size, dtype=slope.dtype)
-    system = AdjointSystem(
-        pullback=lambda w: matrix.T @ (slope * w),
-        feedforward_pullback=lambda w: feedforward.T @ (slope * w),
+def _adjoint_system(
+    method: DenseMethod, matrix: Float[Array, "n n"], slope: Float[Array, "n batch"]
+) -> AdjointSystem:
+    """(I - A^T D) w = g for every sample of a batch that lies last."""
+    transpose = matrix.T[:, :, None]
+    feedforward = jnp.where(feedforward_mask(method.sizes), matrix, 0).T[:, :, None]
+
+    def solve(rhs: State, _: Any) -> State:
+        # The rule for a linear solve differentiates the system, and never how it is solved.
+        return jax.lax.custom_linear_solve(
+            lambda w: w - multiply(transpose, slope * w),
+            rhs,
+            lambda _, g: _SOLVE_ADJOINT(matrix[:, :, None], slope, g),
+            lambda _, g: _SOLVE_TANGENT(matrix[:, :, None], slope, g),
+        )
+
+    return AdjointSystem(
+        pullback=lambda w: multiply(transpose, slope * w),
+        feedforward_pullback=lambda w: multiply(feedforward, slope * w),
         depth=len(method.sizes),
-        solve=lambda g, _: solve_refined(identity - matrix.T * slope, g),
+        solve=solve,
     )
-    return solve_adjoint(system, cotangent, attempted, method)
+
+
+def _solve_adjoint_directly(matrix: Array, slope: Array, rhs: Array) -> Array:
+    """(I - A^T D) w = g."""
+    return solve_transposed_refined(_identity_minus_jacobian(matrix, slope), rhs)
+
+
+def _solve_tangent_directly(matrix: Array, slope: Array, rhs: Array) -> Array:
+    """(I - D A) v = r."""
+    return solve_refined(_identity_minus_jacobian(matrix, slope), rhs)
+
+
+def _identity_minus_jacobian(matrix: Array, slope: Array) -> Array:
+    n = slope.shape[0]
+    identity = jnp.eye(n, dtype=slope.dtype).reshape(n, n, *(1,) * (slope.ndim - 1))
+    return identity - slope[:, None] * matrix
+
+
+_SOLVE_ADJOINT = side_by_side(_solve_adjoint_directly, (2, 1, 1), 1)
+_SOLVE_TANGENT = side_by_side(_solve_tangent_directly, (2, 1, 1), 1)
 
 
 _dense_rule.defvjp(_dense_forward, _dense_backward)
@@ -257,7 +319,7 @@ def cell_equilibrium(
 
 
 def _solve_cell(method: CellMethod, params: Any, x: Any, y0: State) -> Solution:
-    return solve_sample(CellProblem(cell=method.cell, params=params, x=x), y0, method)
+    return solve_batch(CellProblem(cell=method.cell, params=params, x=x), y0, method)
 
 
 def _cell_forward(method, params, x, y0, probe):

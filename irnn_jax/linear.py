@@ -1,91 +1,91 @@
-"""Dense linear solves, one system a call; batch with `jax.vmap`.
+"""Dense linear solves for a batch of systems: matrices (n, n, *batch), vectors (n, *batch).
 
-Three ways to factorise, chosen by size. A batch of LAPACK calls on small matrices spends most of
-its time on the calls; written out in elementwise arithmetic, `vmap` turns every scalar into a
-vector over samples. The smallest are inverted by blocks, in the fewest kernels; the next are
-eliminated in unrolled scalar arithmetic; larger ones go to LAPACK. The thresholds come from
-`python -m benchmarks.linear_solves`.
+The samples come last, so that neighbours in memory are the same entry of neighbouring samples, and
+elementwise arithmetic on them is vector arithmetic. (Under `vmap` the samples come first, and n
+numbers at a time are too few for a vector unit.) A matrix may have batch axes of length one: then
+all samples share it.
 
-Neither of the first two pivots: row exchanges cost five times the arithmetic and ten times the
-compile time. They are therefore not backward stable for every matrix, and each caller checks what
-it computed: the solvers by the residual of the equation they solve, the adjoint by its own linear
-residual after one step of iterative refinement.
+Three ways to factorise, chosen by size with `python -m benchmarks.linear_solves`. The smallest
+matrices are inverted by blocks, in the fewest kernels; the next by Gauss-Jordan sweeps over whole
+matrices; larger ones go to LAPACK, one call a sample.
+
+Neither of the first two pivots: row exchanges differ from sample to sample. They are therefore not
+backward stable for every matrix, and each caller checks what it computed: the solvers by the
+residual of the equation they solve, the adjoint by its own linear residual after one step of
+iterative refinement.
 """
 
+import functools
+import math
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import lu_factor, lu_solve
 from jaxtyping import Array, Bool, Float
 
-INVERT_UP_TO = 7
-ELIMINATE_UP_TO = 10
+INVERT_UP_TO = 8
+SWEEP_UP_TO = 20
+# The widest matrix whose product with a vector is written out as a sum of columns.
+UNROLL_UP_TO = 20
 
 
 class Inverse(eqx.Module):
     """M^-1, and the sign of det M."""
 
-    inverse: Float[Array, "n n"]
-    positive: Bool[Array, ""]
+    inverse: Float[Array, "n n *batch"]
+    positive: Bool[Array, "*batch"]
 
-    def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def solve(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
         """Solve M x = rhs."""
         return multiply(self.inverse, rhs)
 
-    def determinant_is_positive(self) -> Bool[Array, ""]:
+    def solve_transposed(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
+        """Solve M^T x = rhs."""
+        return multiply(jnp.swapaxes(self.inverse, 0, 1), rhs)
+
+    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M > 0."""
         return self.positive
 
 
-class Unrolled(eqx.Module):
-    """L U = M without pivoting; `rows[i][j]` holds U for j >= i and the multipliers of L below."""
-
-    rows: tuple[tuple[Array, ...], ...]
-
-    def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Solve M x = rhs."""
-        n = len(self.rows)
-        x = [rhs[i] for i in range(n)]
-        for i in range(n):
-            for j in range(i):
-                x[i] = x[i] - self.rows[i][j] * x[j]
-        for i in reversed(range(n)):
-            for j in range(i + 1, n):
-                x[i] = x[i] - self.rows[i][j] * x[j]
-            x[i] = x[i] / self.rows[i][i]
-        return jnp.stack(x)
-
-    def determinant_is_positive(self) -> Bool[Array, ""]:
-        """Whether det M > 0, read off the pivots."""
-        pivots = jnp.stack([row[i] for i, row in enumerate(self.rows)])
-        return jnp.sum(pivots < 0) % 2 == 0
-
-
 class Lapack(eqx.Module):
-    """P L U = M by LAPACK's getrf, with partial pivoting."""
+    """P L U = M by LAPACK's getrf, with partial pivoting; the samples first, as LAPACK has them."""
 
-    lu: Float[Array, "n n"]
+    lu: Float[Array, "samples n n"]
     pivots: Array
+    batch: tuple[int, ...] = eqx.field(static=True)
 
-    def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def solve(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
         """Solve M x = rhs."""
-        return lu_solve((self.lu, self.pivots), rhs)
+        return self._solve(rhs, 0)
 
-    def determinant_is_positive(self) -> Bool[Array, ""]:
+    def solve_transposed(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
+        """Solve M^T x = rhs."""
+        return self._solve(rhs, 1)
+
+    def _solve(self, rhs: Array, trans: int) -> Array:
+        n = rhs.shape[0]
+        rhs = jnp.broadcast_to(rhs, (n, *self.batch)).reshape(n, -1).T
+        solve = functools.partial(lu_solve, trans=trans)
+        return jax.vmap(solve)((self.lu, self.pivots), rhs).T.reshape(n, *self.batch)
+
+    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M > 0: the signs of U's diagonal and of the row exchanges."""
-        exchanges = jnp.sum(self.pivots != jnp.arange(self.pivots.shape[-1]))
-        negative = jnp.sum(jnp.diagonal(self.lu) < 0)
-        return (exchanges + negative) % 2 == 0
+        exchanges = jnp.sum(self.pivots != jnp.arange(self.pivots.shape[-1]), axis=-1)
+        negative = jnp.sum(jnp.diagonal(self.lu, axis1=-2, axis2=-1) < 0, axis=-1)
+        return ((exchanges + negative) % 2 == 0).reshape(self.batch)
 
 
-def factorize(matrix: Float[Array, "n n"]) -> Inverse | Unrolled | Lapack:
-    """Factors of a square matrix, for any number of solves with it."""
-    n = matrix.shape[-1]
+def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Lapack:
+    """Factors of square matrices, for any number of solves with them."""
+    n = matrix.shape[0]
     if n <= INVERT_UP_TO:
         return invert(matrix)
-    return eliminate(matrix) if n <= ELIMINATE_UP_TO else lapack(matrix)
+    return sweep(matrix) if n <= SWEEP_UP_TO else lapack(matrix)
 
 
-def invert(matrix: Float[Array, "n n"]) -> Inverse:
+def invert(matrix: Float[Array, "n n *batch"]) -> Inverse:
     """The inverse by blocks, down to the closed forms of one to three rows.
 
     With S = M22 - M21 M11^-1 M12 (Schur's complement), det M = det M11 det S and
@@ -93,7 +93,7 @@ def invert(matrix: Float[Array, "n n"]) -> Inverse:
         M^-1 = | M11^-1 - M11^-1 M12 X   -M11^-1 M12 S^-1 |,    X = -S^-1 M21 M11^-1.
                | X                        S^-1            |
     """
-    n = matrix.shape[-1]
+    n = matrix.shape[0]
     if n <= 3:
         return _closed_form(matrix)
     k = (n + 1) // 2
@@ -102,16 +102,16 @@ def invert(matrix: Float[Array, "n n"]) -> Inverse:
     right = _product(first.inverse, m12)
     schur = invert(m22 - _product(m21, right))
     below = -_product(schur.inverse, _product(m21, first.inverse))
-    blocks = [
-        [first.inverse - _product(right, below), -_product(right, schur.inverse)],
-        [below, schur.inverse],
-    ]
-    return Inverse(inverse=jnp.block(blocks), positive=first.positive == schur.positive)
+    above = jnp.concatenate(
+        [first.inverse - _product(right, below), -_product(right, schur.inverse)], axis=1
+    )
+    inverse = jnp.concatenate([above, jnp.concatenate([below, schur.inverse], axis=1)])
+    return Inverse(inverse=inverse, positive=first.positive == schur.positive)
 
 
-def _closed_form(matrix: Float[Array, "n n"]) -> Inverse:
+def _closed_form(matrix: Float[Array, "n n *batch"]) -> Inverse:
     """The adjugate over the determinant, n <= 3."""
-    n = matrix.shape[-1]
+    n = matrix.shape[0]
     m = [[matrix[i, j] for j in range(n)] for i in range(n)]
     if n == 1:
         adjugate = [[jnp.ones_like(m[0][0])]]
@@ -124,45 +124,70 @@ def _closed_form(matrix: Float[Array, "n n"]) -> Inverse:
             return m[a][c] * m[b][d] - m[a][d] * m[b][c]
 
         adjugate = [[cofactor(j, i) for j in range(3)] for i in range(3)]
-    determinant = sum(m[0][j] * adjugate[j][0] for j in range(n))
-    reciprocal = 1 / jnp.asarray(determinant)
-    inverse = jnp.stack([entry * reciprocal for row in adjugate for entry in row]).reshape(n, n)
-    return Inverse(inverse=inverse, positive=reciprocal > 0)
+    determinant = jnp.asarray(sum(m[0][j] * adjugate[j][0] for j in range(n)))
+    # Row by row: XLA fuses a concatenation of few arrays only.
+    inverse = jnp.stack([jnp.stack(row) / determinant for row in adjugate])
+    return Inverse(inverse=inverse, positive=1 / determinant > 0)
 
 
-def _product(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:
-    """A B as a sum that fuses with its neighbours; a batched `dot` is a kernel of its own."""
-    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
+def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Array:
+    """A B as a sum of outer products, which fuse with their neighbours."""
+    terms = [a[:, j, None] * b[None, j] for j in range(a.shape[1])]
+    return sum(terms[1:], terms[0])
 
 
-def multiply(matrix: Float[Array, "m n"], vector: Float[Array, " n"]) -> Float[Array, " m"]:
-    """M v, likewise for small matrices."""
-    if max(matrix.shape) <= INVERT_UP_TO:
-        return jnp.sum(matrix * vector, axis=1)
-    return matrix @ vector
+def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
+    """The inverse by Gauss-Jordan elimination, one pivot of all samples at a time."""
+    n = matrix.shape[0]
+    at = jnp.arange(n).reshape(n, *(1,) * (matrix.ndim - 2))
+
+    def eliminate(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+        m, positive = carry
+        pivot = m[k, k]
+        row = jnp.where(at == k, 1, m[k]) / pivot
+        column = jnp.where(at == k, 0, m[:, k])
+        without = jnp.where(at[None] == k, 0, m)
+        m = jnp.where(at[:, None] == k, row[None], without - column[:, None] * row[None])
+        return (m, positive == (pivot > 0)), None
+
+    start = (matrix, jnp.ones(matrix.shape[2:], bool))
+    # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
+    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n))
+    return Inverse(inverse=inverse, positive=positive)
 
 
-def eliminate(matrix: Float[Array, "n n"]) -> Unrolled:
-    """Gaussian elimination without pivoting, in unrolled scalar arithmetic."""
-    n = matrix.shape[-1]
-    rows = [[matrix[i, j] for j in range(n)] for i in range(n)]
-    for k in range(n):
-        reciprocal = 1 / rows[k][k]
-        for i in range(k + 1, n):
-            multiplier = rows[i][k] * reciprocal
-            for j in range(k + 1, n):
-                rows[i][j] = rows[i][j] - multiplier * rows[k][j]
-            rows[i][k] = multiplier
-    return Unrolled(rows=tuple(map(tuple, rows)))
-
-
-def lapack(matrix: Float[Array, "n n"]) -> Lapack:
+def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:
     """LU factors with partial pivoting."""
-    lu, pivots = lu_factor(matrix)
-    return Lapack(lu=lu, pivots=pivots)
+    n, batch = matrix.shape[0], matrix.shape[2:]
+    samples = jnp.moveaxis(matrix.reshape(n, n, -1), -1, 0)
+    lu, pivots = jax.vmap(lu_factor)(samples)
+    return Lapack(lu=lu, pivots=pivots, batch=batch)
 
 
-def solve_refined(matrix: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+def multiply(
+    matrix: Float[Array, "m n *shared"], vector: Float[Array, "n *batch"]
+) -> Float[Array, "m *batch"]:
+    """M v, for samples that have a matrix each or share one."""
+    m, n = matrix.shape[:2]
+    if max(m, n) <= UNROLL_UP_TO:
+        # XLA computes a concatenation once, and anything else again for each entry of the next
+        # product that it can fuse it into.
+        halves = jnp.split(matrix, [(m + 1) // 2]) if m > 1 else [matrix]
+        return jnp.concatenate([_columns(half, vector) for half in halves])
+    if math.prod(matrix.shape[2:]) == 1:
+        product = matrix.reshape(m, n) @ vector.reshape(n, -1)
+        return product.reshape(m, *vector.shape[1:])
+    return jnp.einsum("ij...,j...->i...", matrix, vector)
+
+
+def _columns(matrix: Float[Array, "m n *shared"], vector: Float[Array, "n *batch"]) -> Array:
+    terms = [matrix[:, j] * vector[j] for j in range(matrix.shape[1])]
+    return sum(terms[1:], terms[0])
+
+
+def solve_refined(
+    matrix: Float[Array, "n n *batch"], rhs: Float[Array, "n *batch"]
+) -> Float[Array, "n *batch"]:
     """Solve M x = rhs with one step of iterative refinement.
 
     Refinement squares the relative error that a factorisation without pivots leaves, and costs one
@@ -171,3 +196,13 @@ def solve_refined(matrix: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
     factors = factorize(matrix)
     x = factors.solve(rhs)
     return x + factors.solve(rhs - multiply(matrix, x))
+
+
+def solve_transposed_refined(
+    matrix: Float[Array, "n n *batch"], rhs: Float[Array, "n *batch"]
+) -> Float[Array, "n *batch"]:
+    """Solve M^T x = rhs likewise."""
+    factors = factorize(matrix)
+    transpose = jnp.swapaxes(matrix, 0, 1)
+    x = factors.solve_transposed(rhs)
+    return x + factors.solve_transposed(rhs - multiply(transpose, x))

@@ -1,8 +1,9 @@
-"""What a solver sees: the map Y -> f(A Y + b) of one sample, and solves with its linearisation.
+"""What a solver sees: the map Y -> f(A Y + b), and solves with its linearisation.
 
-Two kinds, one interface. `DenseProblem` holds the matrix and factorises; `CellProblem` holds any
-function on a flat state and solves by Krylov iteration on Jacobian-vector products. Both are
-pytrees, so that they travel through diffrax as its `args`.
+Two kinds, one interface. States are (n, *batch): a neuron's samples lie side by side.
+`DenseProblem` holds the matrix and factorises; `CellProblem` holds any function on a flat state and
+solves by Krylov iteration on Jacobian-vector products. Both are pytrees, so that they travel
+through diffrax as its `args`.
 """
 
 from collections.abc import Callable
@@ -15,21 +16,21 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, value_and_slope
-from irnn_jax.linear import factorize, multiply
+from irnn_jax.linear import Inverse, Lapack, factorize, multiply
 
-State = Float[Array, " n"]
+State = Float[Array, "n *batch"]
 
 
 @runtime_checkable
 class DampedSystem(Protocol):
-    """The matrix (1 + damping) I - J at one state, for any number of solves with it."""
+    """The matrices (1 + damping) I - J of a batch, for any number of solves with them."""
 
     def solve(self, rhs: State) -> State:
         """Solve ((1 + damping) I - J) x = rhs."""
         ...
 
-    def determinant_is_positive(self) -> Bool[Array, ""]:
-        """Whether the matrix's determinant is positive; true when unknown.
+    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
+        """Whether each matrix's determinant is positive; true when unknown.
 
         It is negative only if an odd number of real eigenvalues of J - I lie above `damping`.
         """
@@ -38,7 +39,7 @@ class DampedSystem(Protocol):
 
 @runtime_checkable
 class Problem(Protocol):
-    """One fixed-point problem Y = map(Y) on a flat state."""
+    """A batch of fixed-point problems Y = map(Y) on flat states (n, *batch)."""
 
     def map(self, y: State) -> State:
         """The right-hand side f(A Y + b)."""
@@ -48,8 +49,14 @@ class Problem(Protocol):
         """`map` at y, and what `damped_newton` wants to know there."""
         ...
 
-    def damped_newton(self, y: State, slope: Array, damping: Float[Array, ""]) -> DampedSystem:
+    def damped_newton(
+        self, y: State, slope: Array, damping: Float[Array, "*batch"]
+    ) -> DampedSystem:
         """(1 + damping) I - J, with J the Jacobian of `map` at y."""
+        ...
+
+    def along_last_axis(self) -> tuple["Problem", Any]:
+        """The problem, and the `in_axes` with which `jax.vmap` goes through its last batch axis."""
         ...
 
     def linear_accuracy(self, dtype: Any) -> float:
@@ -58,9 +65,12 @@ class Problem(Protocol):
 
 
 class DenseProblem(eqx.Module):
-    """Y = f(A Y + b) with the matrix at hand: A (n, n), b (n,)."""
+    """Y = f(A Y + b) with the matrix at hand: A (n, n, *batch), b (n, *batch).
 
-    matrix: Float[Array, "n n"]
+    A has as many batch axes as b, of length one where the samples share it.
+    """
+
+    matrix: Float[Array, "n n *shared"]
     drive: State
     activation: Activation = eqx.field(static=True)
 
@@ -72,15 +82,47 @@ class DenseProblem(eqx.Module):
         """F and D = f' at A Y + b."""
         return value_and_slope(self.activation, multiply(self.matrix, y) + self.drive)
 
-    def damped_newton(self, y: State, slope: State, damping: Float[Array, ""]) -> DampedSystem:
-        """Factorise (1 + damping) I - D A."""
-        identity = jnp.eye(y.size, dtype=y.dtype)
-        return factorize((1 + damping) * identity - slope[:, None] * self.matrix)
+    def damped_newton(
+        self, y: State, slope: State, damping: Float[Array, "*batch"]
+    ) -> DampedSystem:
+        """Factorise I - D A/(1 + damping).
+
+        The factor is divided out of every solution instead, because XLA repeats what is only added
+        and multiplied for each entry of the next product, but never a division.
+        """
+        identity = jnp.eye(y.shape[0], dtype=y.dtype).reshape(
+            y.shape[0], y.shape[0], *(1,) * (y.ndim - 1)
+        )
+        scale = 1 + damping
+        factors = factorize(identity - (slope / scale)[:, None] * self.matrix)
+        return ScaledSystem(factors=factors, scale=scale)
+
+    def along_last_axis(self) -> tuple[Problem, Any]:
+        """Through the drives, and through the matrices unless the samples share one."""
+        if self.matrix.shape[-1] == self.drive.shape[-1]:
+            return self, -1
+        shared = eqx.tree_at(lambda problem: problem.matrix, self, self.matrix[..., 0])
+        return shared, eqx.tree_at(lambda p: (p.matrix, p.drive), shared, (None, -1))
 
     def linear_accuracy(self, dtype: Any) -> float:
         """Solved directly."""
         del dtype
         return 0.0
+
+
+class ScaledSystem(eqx.Module):
+    """A factorised matrix times a number for each sample."""
+
+    factors: Inverse | Lapack
+    scale: Float[Array, "*batch"]
+
+    def solve(self, rhs: State) -> State:
+        """Solve scale M x = rhs."""
+        return self.factors.solve(rhs) / self.scale
+
+    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
+        """The scale is positive, and does not change the sign."""
+        return self.factors.determinant_is_positive()
 
 
 class KrylovSystem(eqx.Module):
@@ -99,7 +141,7 @@ class KrylovSystem(eqx.Module):
 
 
 class CellProblem(eqx.Module):
-    """Y = cell(params, Y, x) on a flat state, by products with the Jacobian only."""
+    """Y = cell(params, Y, x) on the flat state (n,) of one sample, by products with J."""
 
     cell: Callable[[Any, State, Any], State] = eqx.field(static=True)
     params: Any
@@ -112,6 +154,10 @@ class CellProblem(eqx.Module):
     def map_and_slope(self, y: State) -> tuple[State, Float[Array, ""]]:
         """The cell, and nothing: a scalar stands for it, since diffrax's loop takes arrays."""
         return self.map(y), jnp.zeros((), y.dtype)
+
+    def along_last_axis(self) -> tuple[Problem, Any]:
+        """A cell takes one sample; its callers batch it with `jax.vmap`."""
+        raise TypeError("a cell has no batch axes")
 
     def damped_newton(
         self, y: State, slope: Float[Array, ""], damping: Float[Array, ""]

@@ -44,12 +44,12 @@ IN_WORDS = {
 
 
 def judge(
-    residual: Float[Array, ""],
-    finite: Bool[Array, ""],
-    time: Float[Array, ""] | float,
+    residual: Float[Array, "*batch"],
+    finite: Bool[Array, "*batch"],
+    time: Float[Array, "*batch"] | float,
     tolerance: float,
-) -> Int[Array, ""]:
-    """The status of one sample; `time` is how long the flow was followed, 0 if unknown."""
+) -> Int[Array, "*batch"]:
+    """The status of each sample; `time` is how long the flow was followed, 0 if unknown."""
     cycling = (time >= CYCLE_TIME) & (residual > CYCLE_SPEED)
     failed = jnp.where(cycling, Status.LIMIT_CYCLE, Status.MAX_STEPS)
     known = jnp.where(residual <= tolerance, Status.CONVERGED, failed)

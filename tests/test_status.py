@@ -9,10 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.special import expit
 
 import irnn_jax as irnn
 from irnn_jax import spectrum
-from tests.problems import CHEAP, NETWORKS, inputs, oscillator, scalar_neuron
+from tests.problems import (
+    CHEAP,
+    NETWORKS,
+    inputs,
+    oscillator,
+    scalar_neuron,
+    spectral_abscissa,
+)
 
 CONVERGED, MAX_STEPS, UNSTABLE, LIMIT_CYCLE, NON_FINITE = irnn.Status
 
@@ -231,6 +240,23 @@ def test_stability_of_all_layers_in_either_gradient(gradient):
     # At Y = 0: dy2/dx = a/(1 - 3 a), and a multiplies y1 = 0.
     np.testing.assert_allclose(d_x, [1 / 7, 0.0], rtol=1e-9)
     np.testing.assert_array_equal(d_a, 0)
+
+
+def test_an_unstable_equilibrium_is_left_for_the_one_that_the_flow_reaches():
+    # Found among random networks: the default solver leaps onto an unstable equilibrium.
+    W = np.array([[7.1, 6.4, -9.2], [-2.0, 16.4, 20.0], [13.1, -21.5, -1.2]])
+    b = np.array([-0.7, -15.4, 4.1])
+    layer = irnn.Layer(feedforward=jnp.zeros((3, 1)), lateral=jnp.asarray(W), bias=jnp.asarray(b))
+    net = irnn.Network(layers=(layer,))
+    solve = functools.partial(irnn.equilibrium, net, jnp.zeros((2, 1)))
+    leapt, kept = solve(), solve(check_stability=True)
+    _assert_status(leapt, [CONVERGED] * 2)
+    assert spectral_abscissa(net, [leapt.activities[0][0]]) > 1
+    _assert_status(kept, [CONVERGED] * 2)
+    assert spectral_abscissa(net, [kept.activities[0][0]]) < 1
+    flow = solve_ivp(lambda t, y: expit(W @ y + b) - y, (0, 200), np.zeros(3), "LSODA", rtol=1e-10)
+    np.testing.assert_allclose(kept.activities[0], np.tile(flow.y[:, -1], (2, 1)), atol=1e-7)
+    assert np.all(kept.num_steps > leapt.num_steps)
 
 
 def test_training_leaves_unstable_samples_out():

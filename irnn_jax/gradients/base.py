@@ -19,21 +19,21 @@ from irnn_jax.problem import State
 
 
 class Adjoint(NamedTuple):
-    """The adjoint state of one sample, and what is known about it.
+    """The adjoint states of a batch, and what is known about them.
 
     Attributes:
-        state: w, (n,).
-        residual: max|g - (I - J^T) w| / max|g|.
-        converged: whether w may be used.
+        state: w, (n, *batch).
+        residual: max|g - (I - J^T) w| / max|g|, (*batch).
+        converged: whether w may be used, (*batch).
     """
 
     state: State
-    residual: Float[Array, ""]
-    converged: Bool[Array, ""]
+    residual: Float[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
 
 
 class AdjointSystem(NamedTuple):
-    """The linear system of one sample.
+    """The linear systems of a batch, which lies last; a cell's has one sample, (n,).
 
     Attributes:
         pullback: w -> J^T w.
@@ -57,8 +57,10 @@ class ImplicitGradient(Protocol):
         ...
 
 
-def relative_residual(system: AdjointSystem, state: State, cotangent: State) -> Float[Array, ""]:
+def relative_residual(
+    system: AdjointSystem, state: State, cotangent: State
+) -> Float[Array, "*batch"]:
     """max|g - (I - J^T) w| / max|g|, 0 for a cotangent of zero."""
     missed = cotangent - state + system.pullback(state)
-    scale = jnp.max(jnp.abs(cotangent), initial=0.0)
-    return jnp.max(jnp.abs(missed), initial=0.0) / jnp.where(scale > 0, scale, 1)
+    scale = jnp.max(jnp.abs(cotangent), axis=0, initial=0.0)
+    return jnp.max(jnp.abs(missed), axis=0, initial=0.0) / jnp.where(scale > 0, scale, 1)

@@ -36,4 +36,6 @@ class Neumann:
         # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
         state, _ = jax.lax.scan(add_term, cotangent, None, length=self.num_terms - 1)
         residual = relative_residual(system, state, cotangent)
-        return Adjoint(state=state, residual=residual, converged=jnp.all(jnp.isfinite(state)))
+        return Adjoint(
+            state=state, residual=residual, converged=jnp.all(jnp.isfinite(state), axis=0)
+        )

@@ -22,5 +22,7 @@ class SemiGradient:
         for _ in range(system.depth - 1):
             state = cotangent + system.feedforward_pullback(state)
         # Substitution is exact: the series in the nilpotent J_Q ends.
-        residual = jnp.zeros((), state.dtype)
-        return Adjoint(state=state, residual=residual, converged=jnp.all(jnp.isfinite(state)))
+        residual = jnp.zeros(state.shape[1:], state.dtype)
+        return Adjoint(
+            state=state, residual=residual, converged=jnp.all(jnp.isfinite(state), axis=0)
+        )

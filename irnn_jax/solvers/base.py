@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import diffrax
 import jax
@@ -16,15 +16,15 @@ class Solved(NamedTuple):
     """Where a solver stopped, converged or not: that is judged once, by its caller.
 
     Attributes:
-        state: the last iterate, (n,).
-        num_steps: how many steps were taken, rejected ones included.
-        time: for how many time constants the flow was followed; 0 by a solver that does not
-            control its error, and so cannot tell a limit cycle from its own instability.
+        state: the last iterates, (n, *batch).
+        num_steps: how many steps each sample took, rejected ones included, (*batch).
+        time: for how many time constants the flow was followed, (*batch); 0 by a solver that does
+            not control its error, and so cannot tell a limit cycle from its own instability.
     """
 
     state: State
-    num_steps: Int[Array, ""]
-    time: Float[Array, ""] | float = 0.0
+    num_steps: Int[Array, "*batch"]
+    time: Float[Array, "*batch"] | float = 0.0
 
 
 @runtime_checkable
@@ -41,8 +41,42 @@ class Solver(Protocol):
         ...
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
-        """Iterate from y0, one sample. `adjoint` says how diffrax's loop is differentiated."""
+        """Iterate from y0, (n, *batch). `adjoint` says how diffrax's loop is differentiated.
+
+        A method that is written for one sample gets its batch from `sample_by_sample`.
+        """
         ...
+
+
+@runtime_checkable
+class Escalating(Protocol):
+    """A solver that may leave the flow, and knows one that keeps closer to it."""
+
+    def more_cautious(self) -> Solver:
+        """What to try next, from the start, where this one ended at an unstable equilibrium."""
+        ...
+
+
+Solve = TypeVar("Solve", bound=Callable[..., Solved])
+
+
+def sample_by_sample(solve: Solve) -> Solve:
+    """The `solve` of a whole batch, from one that is written for a single sample (n,)."""
+
+    @functools.wraps(solve)
+    def solve_batch(
+        self: Any, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint
+    ) -> Solved:
+        if y0.ndim == 1:
+            solved = solve(self, problem, y0, adjoint)
+            # A number that is the same for all samples becomes one for each.
+            return solved._replace(time=jnp.asarray(solved.time, y0.dtype))
+        out = Solved(state=-1, num_steps=-1, time=-1)  # pyright: ignore[reportArgumentType]
+        problem, axes = problem.along_last_axis()
+        one_axis_less = functools.partial(solve_batch, self, adjoint=adjoint)
+        return jax.vmap(one_axis_less, in_axes=(axes, -1), out_axes=out)(problem, y0)
+
+    return cast(Solve, solve_batch)
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -59,9 +93,9 @@ def tolerance_of(solver: Solver, dtype: Any) -> float:
     return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
 
 
-def max_norm(residual: State) -> Float[Array, ""]:
-    """max|residual|, 0 for an empty state."""
-    return jnp.max(jnp.abs(residual), initial=0.0)
+def max_norm(residual: State) -> Float[Array, "*batch"]:
+    """max|residual| of each sample, 0 for an empty state."""
+    return jnp.max(jnp.abs(residual), axis=0, initial=0.0)
 
 
 def check_positive(**values: float | int | None) -> None:

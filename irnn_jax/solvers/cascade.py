@@ -12,10 +12,6 @@ from irnn_jax.solvers.base import Solved, Solver, max_norm, tolerance_of, veloci
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
-CAUTIOUS = PseudoTransient(
-    first_step=0.1, error_tolerance=0.002, reject_above=0.01, newton_within=0.02, max_steps=1000
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cascade:
@@ -33,7 +29,7 @@ class Cascade:
 
     solvers: tuple[Solver, ...] = (
         PseudoTransient(),
-        CAUTIOUS,
+        PseudoTransient().more_cautious(),
         Flow(
             solver=diffrax.Kvaerno5(),
             stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-8),
@@ -56,6 +52,10 @@ class Cascade:
         """The first solver's: what counts as converged is the same for all."""
         return self.solvers[0].tolerance
 
+    def more_cautious(self) -> Solver:
+        """The solvers after the first; the last one has no successor."""
+        return Cascade(solvers=self.solvers[1:] or self.solvers)
+
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Run the solvers in turn until one converges."""
         tolerance = tolerance_of(self, y0.dtype)
@@ -74,7 +74,6 @@ class Cascade:
             )
 
         solved = self.solvers[0].solve(problem, y0, adjoint)
-        solved = solved._replace(time=jnp.asarray(solved.time, y0.dtype))
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
                 solved = at_most_once(

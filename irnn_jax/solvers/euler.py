@@ -5,7 +5,14 @@ import dataclasses
 import diffrax
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, integrate, resting, tolerance_of
+from irnn_jax.solvers.base import (
+    Solved,
+    check_positive,
+    integrate,
+    resting,
+    sample_by_sample,
+    tolerance_of,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +32,7 @@ class Euler:
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
 
+    @sample_by_sample
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0."""
         state, num_steps, _ = integrate(

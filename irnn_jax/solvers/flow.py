@@ -5,7 +5,14 @@ import dataclasses
 import diffrax
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, integrate, resting, tolerance_of
+from irnn_jax.solvers.base import (
+    Solved,
+    check_positive,
+    integrate,
+    resting,
+    sample_by_sample,
+    tolerance_of,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class Flow:
             tolerance=self.tolerance,
         )
 
+    @sample_by_sample
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Integrate from y0 until the residual is below the tolerance."""
         tolerance = tolerance_of(self, y0.dtype)

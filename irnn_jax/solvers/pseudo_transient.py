@@ -1,7 +1,8 @@
 """Pseudo-transient continuation: follow the flow while it matters, end as Newton's method.
 
-A diffrax solver (`Rodas3`) and a step size controller (`FollowThenNewton`), run by
-`diffrax.diffeqsolve`. After Kelley and Keyes, "Convergence analysis of pseudo-transient
+A Rosenbrock step (`rodas3`) and a rule for its size (`next_step_size`), both for a whole batch in
+which every sample has a step size of its own. `Continuation` makes one diffrax solver of them, run
+by `diffrax.diffeqsolve`. After Kelley and Keyes, "Convergence analysis of pseudo-transient
 continuation", SIAM J. Numer. Anal. 35 (1998), with an error-controlled method of third order in
 place of their linearly implicit Euler steps.
 """
@@ -27,7 +28,7 @@ NEWTON_FROM = 32.0  # in units of the layer's time constant
 
 
 class StepReport(NamedTuple):
-    """What the step tells the controller, in diffrax's place for an error estimate.
+    """What a step tells of itself, sample by sample.
 
     Attributes:
         error: of the embedded method of second order, in units of the activities.
@@ -37,35 +38,55 @@ class StepReport(NamedTuple):
             some unstable mode is reversed.
     """
 
-    error: Float[Array, ""]
-    ahead: Float[Array, ""]
-    ratio: Float[Array, ""]
-    across_pole: Float[Array, ""]
+    error: Float[Array, "*batch"]
+    ahead: Float[Array, "*batch"]
+    ratio: Float[Array, "*batch"]
+    across_pole: Bool[Array, "*batch"]
 
 
 class Iterate(NamedTuple):
-    """What diffrax integrates: the activities, and what else is known where they are.
+    """What diffrax integrates: the activities of a batch, and what else is known where they are.
 
     Attributes:
-        state: Y, (n,).
-        velocity: F(Y) = f(A Y + b) - Y, (n,), so that it is evaluated once a step and not again
-            by the event.
+        state: Y, (n, *batch).
+        velocity: F(Y) = f(A Y + b) - Y, (n, *batch), so that it is evaluated once a step and not
+            again by the event.
         slope: what the linearisation at Y needs, evaluated along with the velocity.
-        residual: max|velocity|, ().
-        remaining: the error that the step which led here left in Y, in units of 1/rate, ().
-        time: for how long the flow was followed to here, in units of the time constant, ().
+        residual: max|velocity|, (*batch).
+        remaining: the error that the step which led here left in Y, in units of 1/rate, (*batch).
+        time: for how long the flow was followed to here, in units of the time constant, (*batch).
     """
 
     state: State
     velocity: State
     slope: Array
-    residual: Float[Array, ""]
-    remaining: Float[Array, ""]
-    time: Float[Array, ""]
+    residual: Float[Array, "*batch"]
+    remaining: Float[Array, "*batch"]
+    time: Float[Array, "*batch"]
+
+
+class Progress(NamedTuple):
+    """Where a batch stands.
+
+    Attributes:
+        at: the iterate.
+        step_size: h of the next step, (*batch).
+        followed: the h by which the flow was followed last, (*batch).
+        num_steps: of each sample until it was at rest, as a float for diffrax, (*batch).
+    """
+
+    at: Iterate
+    step_size: Float[Array, "*batch"]
+    followed: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
 
 
 def iterate(
-    problem: Problem, state: State, *, remaining: Float[Array, ""], time: Float[Array, ""]
+    problem: Problem,
+    state: State,
+    *,
+    remaining: Float[Array, "*batch"],
+    time: Float[Array, "*batch"],
 ) -> Iterate:
     """An iterate at `state`."""
     value, slope = problem.map_and_slope(state)
@@ -80,14 +101,10 @@ def iterate(
     )
 
 
-def flow(t: Any, y: Iterate, problem: Problem) -> Iterate:
-    """The vector field dY/dt = F(Y); what is carried along has no dynamics of its own."""
-    del t
-    return jax.tree.map(jnp.zeros_like, y)._replace(state=problem.map(y.state) - y.state)
-
-
-class Rodas3(diffrax.AbstractSolver):
-    """The Rosenbrock method RODAS3 of third order, L-stable and stiffly accurate.
+def rodas3(
+    problem: Problem, y0: Iterate, step_size: Float[Array, "*batch"]
+) -> tuple[Iterate, StepReport]:
+    """One step of the Rosenbrock method RODAS3 of third order, L-stable and stiffly accurate.
 
     Four solves with one matrix M = (2/h + 1) I - D A, and three evaluations of F:
 
@@ -104,70 +121,41 @@ class Rodas3(diffrax.AbstractSolver):
     atmospheric chemistry problems II", Atmospheric Environment 31 (1997), in the variables of
     Hairer and Wanner.
     """
+    rate = 1 / step_size
+    system = problem.damped_newton(y0.state, y0.slope, 2 * rate)
 
-    term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+    def velocity(state: State) -> State:
+        return problem.map(state) - state
 
-    def order(self, terms: Any) -> int:
-        """Third order in h."""
-        del terms
-        return 3
+    newton = rate * NEWTON_FROM < 1
+    flows = jnp.where(newton, 0, rate)
+    u1 = system.solve(y0.velocity)
+    u2 = system.solve(y0.velocity + 4 * rate * u1)
+    state = y0.state + jnp.where(newton, 1, 2) * u1
+    u3 = system.solve(velocity(state) + flows * (u1 - u2))
+    state = state + u3
+    u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
+    state = state + u4
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Iterate, args: Problem) -> None:
-        """Nothing is carried from step to step but the iterate."""
-        del terms, t0, t1, y0, args
-
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Iterate,
-        args: Problem,
-        solver_state: None,
-        made_jump: Any,
-    ):
-        """One step and its report."""
-        del terms, solver_state, made_jump
-        rate = 1 / (t1 - t0)
-        system = args.damped_newton(y0.state, y0.slope, 2 * rate)
-
-        def velocity(state: State) -> State:
-            return args.map(state) - state
-
-        newton = rate * NEWTON_FROM < 1
-        flows = jnp.where(newton, 0, rate)
-        u1 = system.solve(y0.velocity)
-        u2 = system.solve(y0.velocity + 4 * rate * u1)
-        state = y0.state + jnp.where(newton, 1, 2) * u1
-        u3 = system.solve(velocity(state) + flows * (u1 - u2))
-        state = state + u3
-        u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
-        state = state + u4
-
-        step, error = max_norm(state - y0.state), max_norm(u4)
-        # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
-        # what its own solution leaves: times |M^-1|, that part of u4 is still there.
-        remaining = error * (step + rate + args.linear_accuracy(state.dtype))
-        time = y0.time + jnp.where(newton, 0, t1 - t0)
-        y1 = iterate(args, state, remaining=remaining, time=time)
-        # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
-        tiny = jnp.finfo(state.dtype).tiny
-        before = jnp.maximum(y0.residual, tiny)
-        report = StepReport(
-            error=error,
-            ahead=jnp.maximum(1, step / before) * y1.residual,
-            ratio=y1.residual / before,
-            across_pole=(~system.determinant_is_positive()).astype(error.dtype),
-        )
-        return y1, report, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
-
-    def func(self, terms: Any, t0: Any, y0: Iterate, args: Problem) -> Iterate:
-        """The vector field."""
-        return terms.vf(t0, y0, args)
+    step, error = max_norm(state - y0.state), max_norm(u4)
+    # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
+    # what its own solution leaves: times |M^-1|, that part of u4 is still there.
+    remaining = error * (step + rate + problem.linear_accuracy(state.dtype))
+    time = y0.time + jnp.where(newton, 0, step_size)
+    y1 = iterate(problem, state, remaining=remaining, time=time)
+    # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
+    before = jnp.maximum(y0.residual, jnp.finfo(state.dtype).tiny)
+    report = StepReport(
+        error=error,
+        ahead=jnp.maximum(1, step / before) * y1.residual,
+        ratio=y1.residual / before,
+        across_pole=~system.determinant_is_positive(),
+    )
+    return y1, report
 
 
-class FollowThenNewton(diffrax.AbstractStepSizeController):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FollowThenNewton:
     """Choose h by the error of the step; let it go where the equilibrium is near.
 
     On the way h is multiplied by 0.8 (error_tolerance/error)^(1/3), within [0.1, 1e6]. A step is
@@ -183,35 +171,22 @@ class FollowThenNewton(diffrax.AbstractStepSizeController):
     reject_above: float
     newton_within: float
 
-    def wrap(self, direction: Any) -> "FollowThenNewton":
-        """Nothing depends on the direction of time."""
-        del direction
-        return self
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        """The first step is `dt0`; the state is the h that errors alone would choose."""
-        del terms, t1, y0, args, func, error_order
-        return t0 + dt0, dt0
-
-    def adapt_step_size(
-        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
-    ):
-        """Accept or reject, and choose the next h."""
-        del y0, y1_candidate, args, error_order
-        assert isinstance(y_error, StepReport)
-        h, followed = t1 - t0, controller_state
-        across_pole = y_error.across_pole > 0
+    def next_step_size(
+        self, report: StepReport, h: Float[Array, "*batch"], followed: Float[Array, "*batch"]
+    ) -> tuple[Bool[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """Whether to keep the step of size h, the next h, and the next `followed`."""
+        error = jnp.where(jnp.isnan(report.error), jnp.inf, report.error)
         newton = h > 2 * followed
-        keep: Bool[Array, ""] = (
-            (y_error.error <= self.reject_above) & ~across_pole & ~(newton & (y_error.ratio > 1))
+        keep: Bool[Array, "*batch"] = (
+            (error <= self.reject_above) & ~report.across_pole & ~(newton & (report.ratio > 1))
         )
-        # diffrax has turned NaN into inf here, so the factor of a broken step is the smallest.
-        factor = 0.8 * jnp.cbrt(self.error_tolerance / y_error.error)
+        # Not the cube root, for which XLA has no vector instructions on a CPU.
+        factor = 0.8 * jnp.exp(jnp.log(self.error_tolerance / error) / 3)
         factor = jnp.clip(factor, 0.1, jnp.where(keep, 1e6, 0.5))
-        factor = jnp.where(across_pole, jnp.minimum(factor, 0.25), factor)
+        factor = jnp.where(report.across_pole, jnp.minimum(factor, 0.25), factor)
         # A Newton step says nothing about how well the flow can be followed.
         followed = jnp.where(newton, followed, h * factor)
-        near = jnp.maximum(1, (self.newton_within / y_error.ahead) ** 2)
+        near = jnp.maximum(1, (self.newton_within / report.ahead) ** 2)
         h = jnp.where(keep, jnp.where(newton, h, followed) * near, followed)
         # Larger steps are Newton's to rounding.
         longest = 1 / float(jnp.finfo(h.dtype).eps)
@@ -220,10 +195,107 @@ class FollowThenNewton(diffrax.AbstractStepSizeController):
         h, followed = jax.lax.stop_gradient(
             (jnp.minimum(h, longest), jnp.minimum(followed, longest))
         )
-        # The flow does not depend on time, so every step starts again at t0: added up, a few
-        # Newton steps of h = 1e12 would swallow all digits of a small step after them.
-        made_jump = False
-        return keep, t0, t0 + h, made_jump, followed, diffrax.RESULTS.successful
+        return keep, h, followed
+
+
+class Continuation(diffrax.AbstractSolver):
+    """The diffrax solver: in each step every sample that is not at rest tries one of its own.
+
+    diffrax's time only counts the steps. Each sample has its own, with its own step size, and
+    takes a rejected step back by itself: so one loop serves a batch without a `vmap`, in which the
+    samples would lie the wrong way round for the machine (see `irnn_jax.linear`).
+    """
+
+    rule: FollowThenNewton
+    tolerance: float
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def order(self, terms: Any) -> int:
+        """Third order in h."""
+        del terms
+        return 3
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Progress, args: Problem) -> None:
+        """Nothing is carried from step to step but the progress."""
+        del terms, t0, t1, y0, args
+
+    def at_rest(self, at: Iterate) -> Bool[Array, "*batch"]:
+        """Which samples are within the tolerance, and done with Newton's method.
+
+        A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a
+        fold, where the rate is small, the tolerance alone is not enough for ten digits. So the
+        last step must also have left no more than the rounding of F does.
+        """
+        eps = float(jnp.finfo(at.residual.dtype).eps)
+        done = (at.remaining <= eps / 4) | (at.residual <= 2 * eps)
+        # Nothing after a NaN can be finite.
+        return ((at.residual <= self.tolerance) & done) | jnp.isnan(at.residual)
+
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Progress,
+        args: Problem,
+        solver_state: None,
+        made_jump: Any,
+    ):
+        """One step of each sample that is not at rest."""
+        del terms, t0, t1, solver_state, made_jump
+        y1, report = rodas3(args, y0.at, y0.step_size)
+        keep, h, followed = self.rule.next_step_size(report, y0.step_size, y0.followed)
+        moving = ~self.at_rest(y0.at)
+        taken = keep & moving
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(taken, new, old)
+
+        progress = Progress(
+            at=jax.tree.map(choose, y1, y0.at),
+            step_size=jnp.where(moving, h, y0.step_size),
+            followed=jnp.where(moving, followed, y0.followed),
+            num_steps=y0.num_steps + moving.astype(y0.num_steps.dtype),
+        )
+        return progress, None, {"y0": y0, "y1": progress}, None, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Progress, args: Problem) -> Progress:
+        """The vector field dY/dt = F(Y); what is carried along has no dynamics of its own."""
+        return terms.vf(t0, y0, args)
+
+
+class CountSteps(diffrax.AbstractStepSizeController):
+    """Time goes by one in each step, and each is kept: the solver rejects sample by sample.
+
+    Not `diffrax.ConstantStepSize`, which takes its step as `dt0`: diffrax checks that by calling
+    Python, and JAX's persistent compilation cache keeps no program that does.
+    """
+
+    def wrap(self, direction: Any) -> "CountSteps":
+        """Nothing depends on the direction of time."""
+        del direction
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        """The first step, and no state."""
+        del terms, t1, y0, dt0, args, func, error_order
+        return t0 + 1, None
+
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
+        """Keep the step and make the next."""
+        del t0, y0, y1_candidate, args, y_error, error_order, controller_state
+        kept, made_jump = True, False
+        return kept, t1, t1 + 1, made_jump, None, diffrax.RESULTS.successful
+
+
+def flow(t: Any, y: Progress, problem: Problem) -> Progress:
+    """The vector field, as diffrax asks for it."""
+    del t
+    still = jax.tree.map(jnp.zeros_like, y)
+    return still._replace(at=still.at._replace(state=problem.map(y.at.state) - y.at.state))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,40 +331,43 @@ class PseudoTransient:
                 f"{self.error_tolerance}"
             )
 
+    def more_cautious(self) -> "PseudoTransient":
+        """The same with a fifteenth of the errors, in two to three times as many steps."""
+        return dataclasses.replace(
+            self,
+            first_step=self.first_step / 10,
+            error_tolerance=self.error_tolerance / 15,
+            reject_above=self.reject_above / 15,
+            newton_within=self.newton_within / 5,
+            max_steps=2 * self.max_steps,
+        )
+
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
-        """Iterate from y0 until the residual is below the tolerance, and Newton's method is done.
-
-        A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a
-        fold, where the rate is small, the tolerance alone is not enough for ten digits. So the
-        last step must also have left no more than the rounding of F does.
-        """
-        tolerance = tolerance_of(self, y0.dtype)
-        eps = float(jnp.finfo(y0.dtype).eps)
-
-        def at_rest(t: Any, y: Iterate, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
-            del t, args, kwargs
-            done = (y.remaining <= eps / 4) | (y.residual <= 2 * eps)
-            # Nothing after a NaN can be finite.
-            return ((y.residual <= tolerance) & done) | jnp.isnan(y.residual)
-
-        last, num_steps, _ = integrate(
+        """Step from y0 until every sample is at rest."""
+        rule = FollowThenNewton(
+            error_tolerance=self.error_tolerance,
+            reject_above=self.reject_above,
+            newton_within=self.newton_within,
+        )
+        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, y0.dtype))
+        batch, dtype = y0.shape[1:], y0.dtype
+        zeros, first = jnp.zeros(batch, dtype), jnp.full(batch, self.first_step, dtype)
+        start = Progress(
+            at=iterate(problem, y0, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
+            step_size=first,
+            followed=first,
+            num_steps=zeros,
+        )
+        last, _, _ = integrate(
             problem,
-            iterate(
-                problem,
-                y0,
-                remaining=jnp.full((), jnp.inf, y0.dtype),
-                time=jnp.zeros((), y0.dtype),
-            ),
+            start,
             vector_field=flow,
-            solver=Rodas3(),
-            controller=FollowThenNewton(
-                error_tolerance=self.error_tolerance,
-                reject_above=self.reject_above,
-                newton_within=self.newton_within,
-            ),
-            first_step=self.first_step,
+            solver=continuation,
+            controller=CountSteps(),
+            first_step=None,
             max_steps=self.max_steps,
             adjoint=adjoint,
-            at_rest=at_rest,
+            at_rest=lambda t, y, args, **kwargs: jnp.all(continuation.at_rest(y.at)),
         )
-        return Solved(state=last.state, num_steps=num_steps, time=last.time)
+        num_steps = jax.lax.stop_gradient(last.num_steps).astype(jnp.int32)
+        return Solved(state=last.at.state, num_steps=num_steps, time=last.at.time)

@@ -7,7 +7,7 @@ import diffrax
 import numpy as np
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, integrate
+from irnn_jax.solvers.base import Solved, check_positive, integrate, sample_by_sample
 
 
 class ClassicalRungeKutta(diffrax.AbstractERK):
@@ -48,6 +48,7 @@ class RungeKutta4:
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
 
+    @sample_by_sample
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Take the steps."""
         state, num_steps, _ = integrate(

@@ -1,0 +1,69 @@
+"""Functions of a batch that lies last, for which what `jax.vmap` adds to the batch lies last too.
+
+`jax.vmap` puts its new axis first. Runs, networks and samples then end up as many small arrays one
+behind the other, and every elementwise operation on a handful of neurons is a short loop. Joined
+with the axis of the samples, they make one long loop.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Matrices of more rows stay as they are: a copy for each sample would cost more than short loops.
+JOIN_UP_TO = 64
+
+
+def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: Any) -> Any:
+    """`function`, with a rule for `jax.vmap` that joins the new axis with the batch.
+
+    Nothing may differentiate it in reverse mode, which a `custom_vmap` does not have.
+
+    Args:
+        function: of arrays (*own, *batch), which returns a pytree of arrays likewise. Their batch
+            axes have the same number; one of length one is shared by all samples.
+        axes: how many own axes each argument has.
+        out_axes: how many each leaf of the result has, a pytree like it.
+    """
+    batched = jax.custom_batching.custom_vmap(function)
+
+    @batched.def_vmap
+    def rule(axis_size: int, in_batched: list[bool], *arguments: jax.Array):
+        wide = any(
+            added and own > 1 and argument.shape[1] > JOIN_UP_TO
+            for argument, own, added in zip(arguments, axes, in_batched, strict=True)
+        )
+        if wide:
+            result = jax.vmap(function, in_axes=[0 if added else None for added in in_batched])(
+                *arguments
+            )
+        else:
+            # The new axis becomes the first of the batch, of length one where it is not there.
+            arguments = tuple(
+                jnp.moveaxis(argument, 0, own) if added else jnp.expand_dims(argument, own)
+                for argument, own, added in zip(arguments, axes, in_batched, strict=True)
+            )
+            shapes = [argument.shape[own:] for argument, own in zip(arguments, axes, strict=True)]
+            batch = jnp.broadcast_shapes((axis_size,) + (1,) * (len(shapes[0]) - 1), *shapes)
+            joined = [
+                _join(argument, own, batch) for argument, own in zip(arguments, axes, strict=True)
+            ]
+            flat = side_by_side(function, axes, out_axes)(*joined)
+            result = jax.tree.map(
+                lambda leaf, own: jnp.moveaxis(leaf.reshape(*leaf.shape[:own], *batch), own, 0),
+                flat,
+                out_axes,
+            )
+        return result, jax.tree.map(lambda _: True, result)
+
+    return batched
+
+
+def _join(argument: jax.Array, own: int, batch: tuple[int, ...]) -> jax.Array:
+    """One batch axis in place of several, of length one if the samples share the argument."""
+    shape = argument.shape[:own]
+    if math.prod(argument.shape[own:]) > 1:
+        argument = jnp.broadcast_to(argument, (*shape, *batch))
+    return argument.reshape(*shape, -1)
