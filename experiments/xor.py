@@ -13,19 +13,21 @@ if not __package__:  # run as a file: Python then puts experiments/ on the path,
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import hydra
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training
+from experiments.harness import training, vary
 from experiments.harness.launch import CONFIGS, launch
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
+from experiments.harness.vary import Numbers
+from experiments.show import sweep
 from experiments.show.content import Section
+from experiments.show.sweep import Outcome
 from experiments.show.xor import present
 from irnn_jax.network import NetworkLike
 
@@ -48,20 +50,18 @@ class Answers(NamedTuple):
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    solver, gradient, optimizer, guard = training.strategies(config, network)
     x, target = training.make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
 
-    def init(key: PRNGKeyArray) -> irnn.TrainState:
-        net = training.draw(config, network, key, sizes)
-        return irnn.TrainState.create(net, optimizer)
+    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
+        return trainer.start(training.draw(config, network, key, sizes), numbers)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
 
     def evaluate(net: NetworkLike) -> Answers:
-        result = irnn.equilibrium(net, x, solver=solver)
+        result = irnn.equilibrium(net, x, solver=trainer.solver)
         output, used = result.activities[-1], result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)
         return Answers(
@@ -71,10 +71,8 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    step = irnn.make_train_step(
-        loss, optimizer, solver=solver, gradient=gradient, guard=guard, penalty=config.penalty
-    )
-    return Train(init=init, step=step, sample=lambda _: (x, target), evaluate=evaluate)
+    trainer = vary.trainer(config, network, loss)
+    return Train(init=init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate)
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
@@ -85,7 +83,21 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     answers = {
         name: train_seeds(config, name, stride, recording, display) for name in config.networks
     }
+    if config.vary:
+        return sweep.present(
+            {name: outcome(a, config.networks[name]) for name, a in answers.items()},
+            question=f"XOR with one layer, {config.num_steps:,} steps: what do "
+            f"{' and '.join(map(str, config.vary))} change in the error of the trained outputs?",
+            config=config,
+            folder=recording.folder,
+        )
     return present(answers, stride, np.asarray(target), config=config, folder=recording.folder)
+
+
+def outcome(answers: Answers, network: DictConfig) -> Outcome:
+    """What a sweep compares: the last error of the outputs in the loss."""
+    error = answers.error[-1][:, list(network.trained)].mean(axis=-1)
+    return Outcome(error=error, converged=answers.converged[-1])
 
 
 def train_seeds(
@@ -93,13 +105,14 @@ def train_seeds(
 ) -> Answers:
     """One network, all seeds side by side; looked at every `stride` steps."""
     num_looks = config.num_steps // stride
-    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    keys, numbers = vary.lanes(config, config.num_seeds)
     task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
     looks: list[Answers] = []
     for epoch in training.run(
         make_train(config, config.networks[name]),
         keys,
         name=name,
+        numbers=numbers,
         num_epochs=num_looks,
         steps_per_epoch=stride,
         eval_every=1,

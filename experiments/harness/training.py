@@ -6,13 +6,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from hydra.utils import instantiate
 from jaxtyping import PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness.progress import Task
 from experiments.harness.recording import Recording
+from experiments.harness.vary import Numbers, make
 from irnn_jax.network import NetworkLike
 
 T = TypeVar("T")
@@ -22,16 +22,18 @@ class Train(NamedTuple):
     """A training as pure functions of one run, for `jit` and `vmap`.
 
     Attributes:
-        init: key -> the state before the first step.
+        init: key and the numbers that `vary` gave the lane -> the state before the first step.
         step: `irnn_jax.make_train_step`'s.
         sample: key -> a batch.
         evaluate: network -> any pytree of arrays.
+        final: the same after the last epoch; None for `evaluate`.
     """
 
-    init: Callable[[PRNGKeyArray], irnn.TrainState]
+    init: Callable[..., irnn.TrainState]
     step: Callable[[irnn.TrainState, Any], tuple[irnn.TrainState, irnn.Metrics]]
     sample: Callable[[PRNGKeyArray], Any]
     evaluate: Callable[[NetworkLike], Any]
+    final: Callable[[NetworkLike], Any] | None = None
 
 
 class Averages(NamedTuple):
@@ -43,6 +45,7 @@ class Averages(NamedTuple):
         adjoint_converged: fraction of those whose adjoint converged too.
         solver_steps: per sample.
         gradient_norm: Euclidean norm of the whole gradient.
+        rejected: fraction of the steps after which the guard took steps back.
     """
 
     error: Any
@@ -50,6 +53,7 @@ class Averages(NamedTuple):
     adjoint_converged: Any
     solver_steps: Any
     gradient_norm: Any
+    rejected: Any
 
 
 class Epoch(NamedTuple):
@@ -61,32 +65,6 @@ class Epoch(NamedTuple):
     number: int
     training: Averages | None
     evaluation: Any
-
-
-class Strategies(NamedTuple):
-    """The objects that the configuration names, made once, at the edge."""
-
-    solver: Any
-    gradient: Any
-    optimizer: Any
-    guard: Any
-
-
-def make(node: DictConfig) -> Any:
-    """The object that `node._target_` names. Lists become tuples: strategies are hashable."""
-    build = instantiate(node, _partial_=True, _convert_="all")
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
-    return build.func(**arguments)
-
-
-def strategies(config: DictConfig, network: DictConfig) -> Strategies:
-    """Solver, gradient, optimiser and guard of one network of an experiment."""
-    return Strategies(
-        solver=make(config.solver),
-        gradient=make(network.gradient),
-        optimizer=make(config.optimizer),
-        guard=None if config.guard is None else make(config.guard),
-    )
 
 
 def draw(
@@ -103,6 +81,7 @@ def run(
     keys: PRNGKeyArray,
     *,
     name: str,
+    numbers: Numbers | None = None,
     num_epochs: int,
     steps_per_epoch: int,
     eval_every: int,
@@ -114,7 +93,7 @@ def run(
     The state is evaluated before the first epoch, every `eval_every` epochs and after the last.
     """
     start = time.perf_counter()
-    states = jax.jit(jax.vmap(train.init))(keys)
+    states = jax.jit(jax.vmap(train.init))(keys, dict(numbers or {}))
     # Compiled ahead, so that compilation is told apart from the run.
     fit = irnn.fit.lower(
         states,
@@ -125,6 +104,9 @@ def run(
         num_steps=steps_per_epoch,
     ).compile()
     evaluate = jax.jit(jax.vmap(train.evaluate)).lower(states.net).compile()
+    final = evaluate
+    if train.final is not None:
+        final = jax.jit(jax.vmap(train.final)).lower(states.net).compile()
     compiled = time.perf_counter()
     task.start()
     yield Epoch(number=0, training=None, evaluation=_to_numpy(evaluate(states.net)))
@@ -132,7 +114,8 @@ def run(
         states, metrics = fit(states, keys)
         averages = average(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], metrics))
         due = number % eval_every == 0 or number == num_epochs
-        evaluation = _to_numpy(evaluate(states.net)) if due else None
+        look = final if number == num_epochs else evaluate
+        evaluation = _to_numpy(look(states.net)) if due else None
         error, converged = np.median(averages.error), np.mean(averages.converged)
         task.update(number, loss=float(error), converged=float(converged))
         yield Epoch(number=number, training=averages, evaluation=evaluation)
@@ -150,6 +133,7 @@ def average(metrics: irnn.Metrics) -> Averages:
         adjoint_converged=np.mean(metrics.adjoint_converged, axis=-1),
         solver_steps=np.mean(metrics.mean_steps, axis=-1),
         gradient_norm=np.mean(metrics.gradient_norm, axis=-1),
+        rejected=np.mean(metrics.rejected, axis=-1),
     )
 
 

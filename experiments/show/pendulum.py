@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
 from omegaconf import DictConfig
 
 from experiments.show import figures
@@ -34,7 +32,7 @@ def present(curves: Mapping[str, Any], *, config: DictConfig, folder: Path) -> S
         ],
         figures=[Figure(path, _caption(config))],
         tables=[_errors(curves, final, config), *([_differences(final, pairs)] if pairs else [])],
-        choices=_choices(config),
+        choices=[*choices(config), _scale(config)],
     )
 
 
@@ -152,7 +150,8 @@ def _spread_claim(curves: Mapping[str, Any]) -> list[Claim]:
     ]
 
 
-def _choices(config: DictConfig) -> list[str]:
+def choices(config: DictConfig) -> list[str]:
+    """What was chosen where the paper is silent, in words."""
     data = config.data
     low, high = config.output_range
     last = (data.num_times - 1) * data.time_step
@@ -164,10 +163,17 @@ def _choices(config: DictConfig) -> list[str]:
         f"A sigmoid cannot leave (0, 1): outputs {low:g} and {high:g} stand for the ends of the "
         "ranges of ω₀ and δ, and errors are in units of these ranges.",
         "Adam starts from Q, T uniform in [−0.5, 0.5] and W, R zero, as in the paper.",
-        f"{config.num_epochs} epochs (the paper: {PAPER_EPOCHS}) and {config.num_test:,} of "
-        f"{data.num_samples // data.test_every:,} test samples; +experiment=pendulum_full runs "
-        "them all.",
     ]
+
+
+def _scale(config: DictConfig) -> str:
+    data = config.data
+    return (
+        f"{config.num_epochs} epochs (the paper: {PAPER_EPOCHS}) and "
+        f"{config.final_num_test or config.num_test:,} of "
+        f"{data.num_samples // data.test_every:,} test samples; +experiment=pendulum_full runs "
+        "them all."
+    )
 
 
 def _caption(config: DictConfig) -> str:
@@ -186,21 +192,12 @@ def _draw(path: Path, curves: Mapping[str, Any], config: DictConfig) -> None:
         figure.suptitle(f"Figure 6: damped oscillator, networks with {hidden} hidden neurons")
         for name, c in curves.items():
             style = figures.look(name)
-            _mean_band(left, np.arange(1, 1 + len(c.training.error)), c.training.error, style)
+            figures.mean_band(
+                left, np.arange(1, 1 + len(c.training.error)), c.training.error, style
+            )
             later = c.epochs > 0  # before training all errors are alike, and large
-            _mean_band(right, c.epochs[later], c.test.error[later], style._replace(label=""))
+            figures.mean_band(right, c.epochs[later], c.test.error[later], style._replace(label=""))
         left.set(title="(a) train error", xlabel="epoch", ylabel="mean squared error")
         right.set(title="(b) test error", xlabel="epoch")
-        left.set_yscale("log")
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_locator(NullLocator())
+        figures.log_errors(left)
         figure.legend(loc="outside lower center", ncols=len(curves))
-
-
-def _mean_band(axes: Axes, epochs: np.ndarray, errors: np.ndarray, style: figures.Look) -> None:
-    """Mean over runs of errors (epochs, runs), in a band of its standard deviation."""
-    means = [mean_over_runs(row) for row in errors]
-    middle = np.array([mean.value for mean in means])
-    width = np.nan_to_num([mean.error for mean in means])
-    figures.band(axes, epochs, middle - width, middle, middle + width, style)
