@@ -21,9 +21,7 @@ from experiments.show.content import Section
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network at every width; each of them is a unit of its own."""
     if config.vary:
-        raise ValueError(
-            "capacity varies hidden_sizes; set vary in a study of experiments.pendulum"
-        )
+        raise ValueError("capacity varies hidden_sizes alone; vary is for experiments.pendulum")
     if not config.hidden_sizes or min(config.hidden_sizes) < 1:
         raise ValueError(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
     curves: dict[str, dict[int, Curves]] = {name: {} for name in config.networks}

@@ -136,6 +136,7 @@ def train_runs(
     unit = unit or name
     keys, numbers = vary.lanes(config, config.num_runs)
     total, size = config.num_epochs, config.steps_per_epoch
+    label = f"{config.name} {unit}"
     train = make_train(config, config.networks[name])
     trained, tested, epochs = [], [], []
     for number, averages, test in training.run(
@@ -147,14 +148,12 @@ def train_runs(
         steps_per_epoch=size,
         eval_every=config.eval_every,
         recording=recording,
-        task=display.task(
-            f"{config.name} {unit}", total=total, unit="epoch", size=size, of="steps"
-        ),
+        task=display.task(label, total=total, unit="epoch", size=size, of="steps"),
     ):
         row: dict[str, Any] = {"network": unit, "epoch": number}
         for kind, values, kept in (("train", averages, trained), ("test", test, tested)):
             if values is not None:
-                training.require_equilibria(f"{config.name} {unit}", values.converged)
+                training.require_equilibria(label, values.converged)
                 row |= {f"{kind}_{field}": leaf for field, leaf in values._asdict().items()}
                 kept.append(values)
         recording.row(**row)  # one number a run

@@ -96,8 +96,13 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
 
 def outcome(answers: Answers, network: DictConfig) -> Outcome:
     """What a sweep compares: the last error of the outputs in the loss."""
-    error = answers.error[-1][:, list(network.trained)].mean(axis=-1)
-    return Outcome(error=error, converged=answers.converged[-1])
+    last = Answers(*(leaf[-1] for leaf in answers))
+    return Outcome(error=error_of(last, network), converged=last.converged)
+
+
+def error_of(look: Answers, network: DictConfig) -> np.ndarray:
+    """Each seed's mean squared error of the outputs in the loss."""
+    return look.error[:, list(network.trained)].mean(axis=-1)
 
 
 def train_seeds(
@@ -121,6 +126,7 @@ def train_seeds(
     ):
         look = epoch.evaluation
         training.require_equilibria(f"xor {name}", look.converged)
+        last = epoch.number == num_looks
         low, median, high = np.nanquantile(look.error, (0.25, 0.5, 0.75), axis=0)
         recording.row(
             network=name,
@@ -129,6 +135,8 @@ def train_seeds(
             error_quartiles=[low, high],
             converged=np.mean(look.converged),
             solver_steps=np.mean(look.solver_steps),
+            # Of the outputs in the loss, one a seed: what studies compare.
+            **({"error": error_of(look, config.networks[name])} if last else {}),
         )
         looks.append(look)
     return training.stack(looks)

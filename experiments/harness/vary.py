@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import Array, PRNGKeyArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 import irnn_jax as irnn
 from irnn_jax.network import NetworkLike
@@ -68,7 +68,8 @@ def trainer(config: DictConfig, network: DictConfig, loss: Callable[..., Any]) -
         return state._replace(opt_state=Varied(dict(numbers), state.opt_state))
 
     def varied_step(state: irnn.TrainState, batch: Any) -> tuple[irnn.TrainState, irnn.Metrics]:
-        numbers, inner = state.opt_state
+        own: Any = state.opt_state
+        numbers, inner = own
         state, metrics = step_with(numbers)(state._replace(opt_state=inner), batch)
         return state._replace(opt_state=Varied(numbers, state.opt_state)), metrics
 
@@ -79,12 +80,11 @@ def trainer(config: DictConfig, network: DictConfig, loss: Callable[..., Any]) -
 
 def grid(config: DictConfig) -> list[dict[str, float]]:
     """The points of `vary`, the last key the fastest; one empty point if nothing is varied."""
-    for key, values in config.vary.items():
-        _check(config, str(key), values)
-    keys = [str(key) for key in config.vary]
-    return [
-        dict(zip(keys, point, strict=True)) for point in itertools.product(*config.vary.values())
-    ]
+    varied = {str(key): values for key, values in (config.vary or {}).items()}
+    for key, values in varied.items():
+        _check(config, key, values)
+    points = itertools.product(*varied.values())
+    return [dict(zip(varied, map(float, point), strict=True)) for point in points]
 
 
 def lanes(config: DictConfig, num_runs: int) -> tuple[PRNGKeyArray, dict[str, Array]]:
@@ -92,8 +92,7 @@ def lanes(config: DictConfig, num_runs: int) -> tuple[PRNGKeyArray, dict[str, Ar
     points = grid(config)
     keys = jax.random.split(jax.random.key(config.seed), num_runs)
     numbers = {
-        key: jnp.repeat(jnp.array([float(point[key]) for point in points]), num_runs)
-        for key in points[0]
+        key: jnp.repeat(jnp.array([point[key] for point in points]), num_runs) for key in points[0]
     }
     return keys[jnp.arange(len(points) * num_runs) % num_runs], numbers
 
@@ -112,14 +111,14 @@ def make(node: DictConfig, replaced: Numbers | None = None) -> Any:
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
     for path, value in (replaced or {}).items():
         *parents, last = path.split(".")
-        inner = arguments
+        inner: Any = arguments
         for parent in parents:
             inner = inner[parent]
         inner[last] = value
     return build.func(**arguments)
 
 
-def _check(config: DictConfig, key: str, values: Any) -> None:
+def _check(config: DictConfig, key: str, given: Any) -> None:
     if not key.startswith(OPTIMIZER) and key not in TRACED:
         raise ValueError(
             f"vary: {key} cannot vary inside one run, only {OPTIMIZER}* and {', '.join(TRACED)}; "
@@ -132,6 +131,7 @@ def _check(config: DictConfig, key: str, values: Any) -> None:
         node = node[part]
     if isinstance(node, DictConfig):
         raise ValueError(f"vary: {key} is no number; vary one of {', '.join(map(str, node))}")
+    values = list(given) if isinstance(given, ListConfig) else []
     numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v) and v >= 0]
-    if not len(values) or len(numbers) < len(values):
-        raise ValueError(f"vary: {key} needs numbers of at least 0, got {list(values)}")
+    if not values or len(numbers) < len(values):
+        raise ValueError(f"vary: {key} needs a list of numbers of at least 0, got {given}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from omegaconf import DictConfig
 
 from experiments.show import figures, tests
@@ -246,6 +246,9 @@ def _draw(
         right.set(title="(b) over parameters", xlabel="parameters")
         for axes in (left, right):
             axes.set_xscale("log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        right.xaxis.set_major_formatter("{x:g}")
+        right.xaxis.set_minor_locator(NullLocator())
         left.set_xticks(widths, [str(width) for width in widths])
         left.xaxis.set_minor_locator(NullLocator())
         figures.log_errors(left)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.show import figures
+from experiments.show import convergence, figures, tests
 from experiments.show.content import Claim, Figure, Section, Table, Verdict, all_of
-from experiments.show.statistics import is_less, mean_over_runs, percent
+from experiments.show.statistics import interval, is_less, mean_over_runs, range_of
 
 PAIRS = (("exact", "semi"), ("semi", "feedforward"), ("exact", "feedforward"))
 PAPER_EPOCHS = 400
@@ -30,8 +30,15 @@ def present(curves: Mapping[str, Any], *, config: DictConfig, folder: Path) -> S
             *(_order_claim(kind, final, pairs) for kind in ("test", "train") if pairs),
             *_spread_claim(curves),
         ],
-        figures=[Figure(path, _caption(config))],
-        tables=[_errors(curves, final, config), *([_differences(final, pairs)] if pairs else [])],
+        figures=[
+            Figure(path, _caption(config)),
+            convergence.figure(folder / "figures" / "convergence", curves),
+        ],
+        tables=[
+            _errors(curves, final, config),
+            *([_differences(final, pairs)] if pairs else []),
+            convergence.table(curves),
+        ],
         choices=[*choices(config), _scale(config)],
     )
 
@@ -56,6 +63,8 @@ def _summary(curves: Mapping[str, Any], config: DictConfig) -> list[dict[str, An
         row["test_converged_worst_run"] = c.test.converged[-1].min()
         row["train_solver_steps"] = c.training.solver_steps.mean()
         row["test_solver_steps"] = c.test.solver_steps[-1].mean()
+        row["adjoint_converged"] = c.training.adjoint_converged.mean()
+        row["rejected_steps"] = c.training.rejected.mean()
         rows.append(row)
     return rows
 
@@ -67,11 +76,14 @@ def _errors(
         (
             figures.look(name).label,
             str(c.num_parameters),
-            str(mean_over_runs(final[name]["train"])),
-            str(mean_over_runs(final[name]["test"])),
-            percent(float(c.training.converged.mean())),
-            percent(float(c.test.converged[-1].mean())),
-            f"{c.test.solver_steps[-1].mean():.1f}",
+            *(
+                text
+                for kind in ("train", "test")
+                for text in (
+                    str(mean_over_runs(final[name][kind])),
+                    range_of(interval(final[name][kind])),
+                )
+            ),
         )
         for name, c in curves.items()
     ]
@@ -81,30 +93,29 @@ def _errors(
             "network",
             "weights",
             "train error",
+            "95 % interval",
             "test error",
-            "train\nconverged",
-            "test\nconverged",
-            "solver\nsteps",
+            "95 % interval",
         ),
         rows=rows,
-        note=f"Mean ± standard deviation of the mean. The test error is over {config.num_test:,} "
-        "samples, without those whose equilibrium was not reached; the train error over the last "
-        f"{min(config.eval_every, config.num_epochs)} epochs. Solver steps per test sample.",
+        note="Mean ± standard deviation of the mean; intervals by Student's t. The test error is "
+        f"over {config.final_num_test or config.num_test:,} samples, without those whose "
+        "equilibrium was not reached; the train error over the last "
+        f"{min(config.eval_every, config.num_epochs)} epochs.",
     )
 
 
 def _differences(final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]) -> Table:
-    rows = []
-    for a, b in pairs:
-        means = [is_less(final[a][kind], final[b][kind])[1] for kind in ("train", "test")]
-        rows.append((f"{figures.look(a).label} − {figures.look(b).label}", *map(str, means)))
-    return Table(
-        title="Differences, run by run",
-        columns=("", "train error", "test error"),
-        rows=rows,
-        note="Mean ± standard deviation of the mean. The runs are paired: the same first weights "
-        "and the same batches.",
-    )
+    rows = [
+        (
+            f"{kind}: {figures.look(a).label} − {figures.look(b).label}",
+            final[a][kind],
+            final[b][kind],
+        )
+        for kind in ("test", "train")
+        for a, b in pairs
+    ]
+    return tests.paired("Differences, run by run", rows)
 
 
 def _order_claim(
@@ -196,7 +207,8 @@ def _draw(path: Path, curves: Mapping[str, Any], config: DictConfig) -> None:
                 left, np.arange(1, 1 + len(c.training.error)), c.training.error, style
             )
             later = c.epochs > 0  # before training all errors are alike, and large
-            figures.mean_band(right, c.epochs[later], c.test.error[later], style._replace(label=""))
+            unlabelled = style._replace(label="")
+            figures.mean_band(right, c.epochs[later], c.test.error[later], unlabelled)
         left.set(title="(a) train error", xlabel="epoch", ylabel="mean squared error")
         right.set(title="(b) test error", xlabel="epoch")
         figures.log_errors(left)

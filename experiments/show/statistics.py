@@ -1,7 +1,7 @@
 """Means over runs, and what may be concluded from them."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -87,7 +87,8 @@ def compare(a: ArrayLike, b: ArrayLike) -> Comparison:
     if differences.size > 1 and difference.error > 0:
         t = difference.value / difference.error
         t_test = float(2 * scipy.stats.t.sf(abs(t), differences.size - 1))
-        wilcoxon = float(scipy.stats.wilcoxon(differences).pvalue)
+        signed_rank: Any = scipy.stats.wilcoxon(differences)
+        wilcoxon = float(signed_rank.pvalue)
         effect = t / math.sqrt(differences.size)
     return Comparison(
         difference=difference,
@@ -104,8 +105,9 @@ def number(value: float, digits: int = 4) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def range_of(ends: tuple[float, float]) -> str:
-    return "–" if math.isnan(ends[0]) else f"[{number(ends[0])}, {number(ends[1])}]"
+def range_of(ends: tuple[float, float], digits: int = 4) -> str:
+    low, high = ends
+    return "–" if math.isnan(low) else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def p_value(p: float) -> str:

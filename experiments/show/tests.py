@@ -23,9 +23,9 @@ def intervals(title: str, errors: Mapping[str, np.ndarray]) -> Table:
     ]
     return Table(
         title=title,
-        columns=("", "runs", "mean ± its standard deviation", "95 % interval"),
+        columns=("", "runs", "mean", "95 % interval"),
         rows=rows,
-        note="Intervals of the mean, by Student's t.",
+        note="Mean ± standard deviation of the mean; its interval by Student's t.",
     )
 
 
@@ -35,19 +35,21 @@ def paired(title: str, pairs: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> T
     for label, a, b in pairs:
         c = compare(a, b)
         tests = (p_value(c.t_test), p_value(c.wilcoxon), number(c.effect, 2))
-        rows.append((label, str(c.difference), range_of(c.interval), *tests))
+        mean = f"{number(c.difference.value, 5)} ± {number(c.difference.error, 5)}"
+        rows.append((label, mean, range_of(c.interval, 5), *tests))
     return Table(
         title=title,
         columns=(
             "difference",
-            "mean ± its\nstandard deviation",
+            "mean",
             "95 % interval",
-            "paired t-test\np",
-            "Wilcoxon\np",
-            "effect\nd",
+            "p (t)",
+            "p (W)",
+            "d",
         ),
         rows=rows,
-        note="Run by run: the same first weights and the same batches. Two-sided p values, not "
-        "corrected for the number of tests; d is the mean difference in units of the "
-        "differences' standard deviation.",
+        note="Mean ± standard deviation of the mean, run by run: the same first weights and the "
+        "same batches. Two-sided p values of the paired t-test and of Wilcoxon's signed-rank test, "
+        "not corrected for the number of tests; the effect d is the mean difference in units of "
+        "the differences' standard deviation.",
     )
