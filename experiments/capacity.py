@@ -10,10 +10,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import pendulum
+from experiments.harness.curves import Curves, train_runs
 from experiments.harness.launch import CONFIGS, launch
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
-from experiments.pendulum import Curves
 from experiments.show.capacity import present
 from experiments.show.content import Section
 
@@ -28,10 +28,9 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     for width in sorted(set(config.hidden_sizes)):
         sized = at_width(config, width)
         pendulum.require_test_samples(sized)
-        for name in config.networks:
-            curves[name][width] = pendulum.train_runs(
-                sized, name, recording, display, unit=f"{name}-{width}"
-            )
+        for name, network in config.networks.items():
+            train = pendulum.make_train(sized, network)
+            curves[name][width] = train_runs(train, sized, f"{name}-{width}", recording, display)
     return present(curves, config=config, folder=recording.folder)
 
 

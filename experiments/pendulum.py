@@ -15,16 +15,16 @@ if not __package__:  # run as a file: Python then puts experiments/ on the path,
 import hydra
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training, vary
+from experiments.harness.curves import Curves, train_runs
 from experiments.harness.launch import CONFIGS, launch
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
-from experiments.harness.training import Averages, Train
+from experiments.harness.training import Train
 from experiments.harness.vary import Numbers
 from experiments.show import sweep
 from experiments.show.content import Section
@@ -39,15 +39,6 @@ class Test(NamedTuple):
     error: Any  # mean squared, over the samples that converged; NaN if none did
     converged: Any  # fraction of the samples
     solver_steps: Any  # per sample
-
-
-class Curves(NamedTuple):
-    """One network's training."""
-
-    training: Averages  # leaves (epochs, runs)
-    epochs: np.ndarray  # after which the network was tested, (tests,)
-    test: Test  # leaves (tests, runs)
-    num_parameters: int  # of one network
 
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
@@ -99,7 +90,10 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network of the configuration."""
     require_test_samples(config)
-    curves = {name: train_runs(config, name, recording, display) for name in config.networks}
+    curves = {
+        name: train_runs(make_train(config, network), config, name, recording, display)
+        for name, network in config.networks.items()
+    }
     if config.vary:
         return sweep.present(
             {name: outcome(c) for name, c in curves.items()},
@@ -122,48 +116,6 @@ def require_test_samples(config: DictConfig) -> None:
     for key in ("num_test", "final_num_test"):
         if (config[key] or 0) > available:
             raise ValueError(f"{key}={config[key]}, but the data hold {available} test samples")
-
-
-def train_runs(
-    config: DictConfig,
-    name: str,
-    recording: Recording,
-    display: Display,
-    *,
-    unit: str | None = None,
-) -> Curves:
-    """One network, all runs side by side; `unit` is what its training is called on record."""
-    unit = unit or name
-    keys, numbers = vary.lanes(config, config.num_runs)
-    total, size = config.num_epochs, config.steps_per_epoch
-    label = f"{config.name} {unit}"
-    train = make_train(config, config.networks[name])
-    trained, tested, epochs = [], [], []
-    for number, averages, test in training.run(
-        train,
-        keys,
-        name=unit,
-        numbers=numbers,
-        num_epochs=total,
-        steps_per_epoch=size,
-        eval_every=config.eval_every,
-        recording=recording,
-        task=display.task(label, total=total, unit="epoch", size=size, of="steps"),
-    ):
-        row: dict[str, Any] = {"network": unit, "epoch": number}
-        for kind, values, kept in (("train", averages, trained), ("test", test, tested)):
-            if values is not None:
-                training.require_equilibria(label, values.converged)
-                row |= {f"{kind}_{field}": leaf for field, leaf in values._asdict().items()}
-                kept.append(values)
-        recording.row(**row)  # one number a run
-        epochs += [number] if test is not None else []
-    return Curves(
-        training=training.stack(trained),
-        epochs=np.array(epochs),
-        test=training.stack(tested),
-        num_parameters=training.num_parameters(train),
-    )
 
 
 @hydra.main(version_base=None, config_path=CONFIGS, config_name="pendulum")
