@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,9 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.errors import BadConfig
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Averages, Train
@@ -97,7 +98,7 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network of the configuration."""
     available = training.make(config.data).num_test
     if config.num_test > available:
-        raise ValueError(f"num_test={config.num_test}, but the data hold {available} test samples")
+        raise BadConfig(f"num_test={config.num_test}, but the data hold {available} test samples")
     curves = {name: train_runs(config, name, recording, display) for name in config.networks}
     return present(curves, config=config, folder=recording.folder)
 
@@ -116,6 +117,7 @@ def train_runs(config: DictConfig, name: str, recording: Recording, display: Dis
         steps_per_epoch=size,
         eval_every=config.eval_every,
         recording=recording,
+        checkpoint_every=config.checkpoint_every,
         task=display.task(f"pendulum {name}", total=total, unit="epoch", size=size, of="steps"),
     ):
         row: dict[str, Any] = {"network": name, "epoch": number}
@@ -134,9 +136,9 @@ def train_runs(config: DictConfig, name: str, recording: Recording, display: Dis
     )
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="pendulum")
-def main(config: DictConfig) -> None:
-    launch({"pendulum": (run, config)})
+@entry("pendulum")
+def main(config: DictConfig) -> Experiments:
+    return {"pendulum": (run, config)}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,8 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
@@ -105,6 +105,7 @@ def train_seeds(
         eval_every=1,
         recording=recording,
         task=task,
+        checkpoint_every=config.checkpoint_every,
     ):
         look = epoch.evaluation
         training.require_equilibria(f"xor {name}", look.converged)
@@ -121,9 +122,9 @@ def train_seeds(
     return training.stack(looks)
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="xor")
-def main(config: DictConfig) -> None:
-    launch({"xor": (run, config)})
+@entry("xor")
+def main(config: DictConfig) -> Experiments:
+    return {"xor": (run, config)}
 
 
 if __name__ == "__main__":
