@@ -6,12 +6,13 @@ from pathlib import Path
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import pendulum
 from experiments.harness.curves import Curves, train_runs
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.errors import BadConfig
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.show.capacity import present
@@ -21,9 +22,9 @@ from experiments.show.content import Section
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network at every width; each of them is a unit of its own."""
     if config.vary:
-        raise ValueError("capacity varies hidden_sizes alone; vary is for experiments.pendulum")
+        raise BadConfig("capacity varies hidden_sizes alone; vary is for experiments.pendulum")
     if not config.hidden_sizes or min(config.hidden_sizes) < 1:
-        raise ValueError(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
+        raise BadConfig(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
     curves: dict[str, dict[int, Curves]] = {name: {} for name in config.networks}
     for width in sorted(set(config.hidden_sizes)):
         sized = at_width(config, width)
@@ -41,9 +42,9 @@ def at_width(config: DictConfig, width: int) -> DictConfig:
     return sized
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="capacity")
-def main(config: DictConfig) -> None:
-    launch({"capacity": (run, config)})
+@entry("capacity")
+def main(config: DictConfig) -> Experiments:
+    return {"capacity": (run, config)}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
@@ -21,7 +20,9 @@ from omegaconf import DictConfig
 import irnn_jax as irnn
 from experiments.harness import training, vary
 from experiments.harness.curves import Curves, train_runs
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.errors import BadConfig
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
@@ -115,12 +116,12 @@ def require_test_samples(config: DictConfig) -> None:
     available = training.make(config.data).num_test
     for key in ("num_test", "final_num_test"):
         if (config[key] or 0) > available:
-            raise ValueError(f"{key}={config[key]}, but the data hold {available} test samples")
+            raise BadConfig(f"{key}={config[key]}, but the data hold {available} test samples")
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="pendulum")
-def main(config: DictConfig) -> None:
-    launch({"pendulum": (run, config)})
+@entry("pendulum")
+def main(config: DictConfig) -> Experiments:
+    return {"pendulum": (run, config)}
 
 
 if __name__ == "__main__":

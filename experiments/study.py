@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,9 @@ from omegaconf import DictConfig
 import irnn_jax as irnn
 from experiments.harness import training, vary
 from experiments.harness.curves import train_runs
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.errors import BadConfig
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
@@ -56,13 +57,13 @@ class Test(NamedTuple):
 def load(config: DictConfig) -> Data:
     """The data set that the configuration names, checked."""
     if config.get("data") is None:
-        raise ValueError(
+        raise BadConfig(
             "a study needs data: data=digits, or data._target_ naming a function that returns "
             "(train x, train y, test x, test y)"
         )
     arrays = [np.asarray(array) for array in training.make(config.data)]
     if len(arrays) != 4:
-        raise ValueError(
+        raise BadConfig(
             f"{config.data._target_} must return (train x, train y, test x, test y), "
             f"but returned {len(arrays)} arrays"
         )
@@ -73,12 +74,12 @@ def load(config: DictConfig) -> Data:
         train_y, test_y = (np.eye(count)[y[:, 0]] for y in (train_y, test_y))
     for kind, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         if len(x) != len(y) or not len(x):
-            raise ValueError(f"{len(x)} {kind} inputs, but {len(y)} {kind} targets")
+            raise BadConfig(f"{len(x)} {kind} inputs, but {len(y)} {kind} targets")
     if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"train and test samples differ in shape: {shapes}")
+        raise BadConfig(f"train and test samples differ in shape: {shapes}")
     if not classes and not (train_y.min() >= 0 and train_y.max() <= 1):
-        raise ValueError(
+        raise BadConfig(
             f"targets must lie in [0, 1], where a sigmoid can go; these reach from "
             f"{train_y.min():g} to {train_y.max():g}"
         )
@@ -155,9 +156,9 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     return present(curves, shapes, config=config, folder=recording.folder)
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="study")
-def main(config: DictConfig) -> None:
-    launch({config.name: (run, config)})
+@entry("study")
+def main(config: DictConfig) -> Experiments:
+    return {config.name: (run, config)}
 
 
 if __name__ == "__main__":

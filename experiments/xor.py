@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
@@ -20,7 +19,8 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training, vary
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
@@ -114,14 +114,14 @@ def train_seeds(
     task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
     looks: list[Answers] = []
     for epoch in training.run(
-        make_train(config, config.networks[name]),
+        make_train(config, config.networks[name])._replace(numbers=numbers),
         keys,
         name=name,
-        numbers=numbers,
         num_epochs=num_looks,
         steps_per_epoch=stride,
         eval_every=1,
         recording=recording,
+        checkpoint_every=config.checkpoint_every,
         task=task,
     ):
         look = epoch.evaluation
@@ -142,9 +142,9 @@ def train_seeds(
     return training.stack(looks)
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="xor")
-def main(config: DictConfig) -> None:
-    launch({"xor": (run, config)})
+@entry("xor")
+def main(config: DictConfig) -> Experiments:
+    return {"xor": (run, config)}
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ def train_runs(
     label = f"{config.name} {unit}"
     trained, tested, epochs = [], [], []
     for number, averages, test in training.run(
-        train,
+        train._replace(numbers=numbers),
         keys,
         name=unit,
-        numbers=numbers,
         num_epochs=total,
         steps_per_epoch=size,
         eval_every=config.eval_every,
         recording=recording,
+        checkpoint_every=config.checkpoint_every,
         task=display.task(label, total=total, unit="epoch", size=size, of="steps"),
     ):
         row: dict[str, Any] = {"network": unit, "epoch": number}

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hydra.utils import instantiate
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig, ListConfig
 
 import irnn_jax as irnn
+from experiments.harness.errors import BadConfig
+from experiments.harness.training import make
 from irnn_jax.network import NetworkLike
 
 Numbers = Mapping[str, Any]  # of one lane, or with leaves (lanes,), by their keys in the config
@@ -102,36 +103,20 @@ def by_point(leaf: np.ndarray, num_points: int) -> np.ndarray:
     return leaf.reshape(num_points, -1, *leaf.shape[1:])
 
 
-def make(node: DictConfig, replaced: Numbers | None = None) -> Any:
-    """The object that `node._target_` names, some of its arguments replaced, by dotted path.
-
-    Lists become tuples: strategies are hashable.
-    """
-    build = instantiate(node, _partial_=True, _convert_="all")
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
-    for path, value in (replaced or {}).items():
-        *parents, last = path.split(".")
-        inner: Any = arguments
-        for parent in parents:
-            inner = inner[parent]
-        inner[last] = value
-    return build.func(**arguments)
-
-
 def _check(config: DictConfig, key: str, given: Any) -> None:
     if not key.startswith(OPTIMIZER) and key not in TRACED:
-        raise ValueError(
+        raise BadConfig(
             f"vary: {key} cannot vary inside one run, only {OPTIMIZER}* and {', '.join(TRACED)}; "
             f"try --multirun {key}=..."
         )
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:
-            raise ValueError(f"vary: there is no {key} in the configuration (see --cfg job)")
+            raise BadConfig(f"vary: there is no {key} in the configuration (see --cfg job)")
         node = node[part]
     if isinstance(node, DictConfig):
-        raise ValueError(f"vary: {key} is no number; vary one of {', '.join(map(str, node))}")
+        raise BadConfig(f"vary: {key} is no number; vary one of {', '.join(map(str, node))}")
     values = list(given) if isinstance(given, ListConfig) else []
     numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v) and v >= 0]
     if not values or len(numbers) < len(values):
-        raise ValueError(f"vary: {key} needs a list of numbers of at least 0, got {given}")
+        raise BadConfig(f"vary: {key} needs a list of numbers of at least 0, got {given}")

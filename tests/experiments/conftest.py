@@ -11,7 +11,7 @@ import pytest
 from experiments import reproduce
 
 # Hydra would otherwise hang its own handlers on the root logger, for all tests to come.
-QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "compilation_cache=null")
 
 TINY = (
     "scalar_neuron.weights.count=8",

@@ -1,0 +1,75 @@
+"""From a command line to runs, and from what went wrong to one line and an exit status.
+
+0: done. 1: the run could not go on. 2: it cannot be run as asked. 130: interrupted. A bug shows its
+trace; HYDRA_FULL_ERROR=1 shows all traces.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.harness.errors import BadConfig, Stopped
+from experiments.harness.launch import CONFIGS, Experiments, launch
+
+TRACES = "HYDRA_FULL_ERROR"
+BAD = (BadConfig, HydraException, OmegaConfBaseException)
+
+What = Callable[[DictConfig], Experiments]
+
+
+def entry(name: str) -> Callable[[What], Callable[[], None]]:
+    """Make a command of a function that says which experiments a configuration asks for.
+
+    What it is given is `configs/NAME.yaml`, changed as the command line says.
+    """
+
+    def decorate(what: What) -> Callable[[], None]:
+        def job(config: DictConfig) -> None:
+            # A sweep goes on with the next job, and Hydra raises the first error in the end.
+            sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+            with contextlib.nullcontext() if sweeps else edge(name):
+                launch(config, what(config), module=name)
+
+        def main() -> None:
+            with edge(name):
+                hydra.main(version_base=None, config_path=CONFIGS, config_name=name)(job)()
+
+        return main
+
+    return decorate
+
+
+@contextlib.contextmanager
+def edge(name: str) -> Iterator[None]:
+    """Turn errors that are no bugs into a line on stderr and an exit."""
+    asked = os.environ.get(TRACES)
+    os.environ[TRACES] = "1"  # or Hydra itself prints, in many lines, and exits with 1
+    try:
+        yield
+    except (*BAD, Stopped, OSError, KeyboardInterrupt) as error:
+        if asked:
+            raise
+        line, status = explain(error)
+        print(f"{name}: {line}", file=sys.stderr)
+        sys.exit(status)
+    finally:
+        if asked is None:
+            del os.environ[TRACES]
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command with its folder, or resume=true, continues", 130
+    text = " ".join(str(error).split())
+    if isinstance(error, BAD):
+        return f"error: {text}", 2
+    return f"error: {text}", 1
