@@ -156,7 +156,7 @@ def command(module: str) -> str:
     overrides = [
         override
         for override in hydra_config.overrides.task
-        if not override.lstrip("+").startswith(("resume=", "distributed"))
+        if not override.lstrip("+").startswith(("resume=", "launch=", "distributed"))
     ]
     if hydra_config.job.config_name != module:  # a configuration of the user's own
         overrides = ["--config-name", hydra_config.job.config_name, *overrides]

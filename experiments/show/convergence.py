@@ -70,8 +70,7 @@ def figure(path: Path, curves: Mapping[str, Any]) -> Figure:
                     label=style.label if i == 0 else "",
                 )
             ax.set(title=title, xlabel="epoch")
-            ax.set_ylim(bottom=0)
-            if i != 1 and ax.get_ylim()[1] < 1e-3:
-                ax.set_ylim(0, 1e-3)  # nothing, or nearly: not a noise that fills the panel
+            highest = max(values(c.training).mean(axis=1).max() for c in curves.values())
+            ax.set_ylim(0, 1.05 * max(highest, 1e-3))  # nothing is drawn as nothing
         drawn.legend(loc="outside lower center", ncols=len(curves))
     return Figure(path, "Convergence while training, mean over the runs of each epoch.")
