@@ -140,7 +140,7 @@ def command() -> str:
     overrides = [
         override
         for override in hydra_config.overrides.task
-        if not override.lstrip("+").startswith(("resume=", "distributed"))
+        if not override.lstrip("+").startswith(("resume=", "compilation_cache=", "distributed"))
     ]
     return f"python -m experiments.{hydra_config.job.config_name} {shlex.join(overrides)}".strip()
 

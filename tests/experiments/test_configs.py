@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.harness.launch import CONFIGS
+from experiments.harness.resuming import what_is_run
 from experiments.harness.training import make
 
 ENTRIES = ("scalar_neuron", "xor", "pendulum", "reproduce")
@@ -68,4 +69,4 @@ def test_every_preset_is_tested():
 def test_presets_apply(preset, entry):
     assert composed(entry, f"+experiment={preset}") != composed(entry)
     nested = composed("reproduce", f"+experiment@{entry}={preset}")
-    assert nested[entry] == composed(entry, f"+experiment={preset}")
+    assert nested[entry] == what_is_run(composed(entry, f"+experiment={preset}"))
