@@ -106,9 +106,11 @@ def test_a_long_step_is_three_newton_steps_with_one_jacobian():
 
 
 def test_the_controller_runs_the_solver_to_rest():
-    controller = FollowThenNewton(error_tolerance=0.05, reject_above=0.2, newton_within=0.1)
+    controller = FollowThenNewton(
+        error_tolerance=0.05, reject_above=0.2, newton_within=0.1, first_step=1.0
+    )
     rest = diffrax.Event(lambda t, y, args, **kwargs: jnp.max(jnp.abs(y.velocity)) < 1e-13)
-    last, stats = _integrate(float("inf"), dt0=1.0, stepsize_controller=controller, event=rest)
+    last, stats = _integrate(float("inf"), dt0=None, stepsize_controller=controller, event=rest)
     expected = np.concatenate(reference_equilibrium(NET, X))
     np.testing.assert_allclose(last.state, expected, rtol=0, atol=1e-12)
     assert int(stats["num_steps"]) < 9
@@ -138,7 +140,9 @@ RULE = [
 
 @pytest.mark.parametrize(("h", "error", "ahead", "ratio", "pole", "kept", "next_h", "state"), RULE)
 def test_step_sizes_follow_the_rule(h, error, ahead, ratio, pole, kept, next_h, state):
-    controller = FollowThenNewton(error_tolerance=0.05, reject_above=0.2, newton_within=0.1)
+    controller = FollowThenNewton(
+        error_tolerance=0.05, reject_above=0.2, newton_within=0.1, first_step=1.0
+    )
     report = StepReport(*map(jnp.asarray, (error, ahead, ratio, pole)))
     keep, t0, t1, _, followed, _ = controller.adapt_step_size(
         jnp.asarray(0.0), jnp.asarray(h), None, None, None, report, 1, jnp.asarray(3.0)
@@ -152,7 +156,9 @@ def test_step_sizes_follow_the_rule(h, error, ahead, ratio, pole, kept, next_h, 
 
 def test_a_step_without_error_has_a_derivative():
     # Where the error is 0 the root of 1/error has no slope; `Unrolled` differentiates the loop.
-    controller = FollowThenNewton(error_tolerance=0.05, reject_above=0.2, newton_within=0.1)
+    controller = FollowThenNewton(
+        error_tolerance=0.05, reject_above=0.2, newton_within=0.1, first_step=1.0
+    )
 
     def next_h(error):
         report = StepReport(error, jnp.asarray(0.0), jnp.asarray(0.0), jnp.asarray(0.0))

@@ -41,6 +41,9 @@ CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
 Run = Callable[[DictConfig, Recording, Display], Section]
 Experiments = Mapping[str, tuple[Run, DictConfig]]
 
+# Overrides that say where and how to run, and not what.
+ELSEWHERE = ("resume=", "launch=", "compilation_cache=", "distributed", "tensorboard=")
+
 STYLES = {
     Verdict.HOLDS: "green",
     Verdict.PARTLY: "yellow",
@@ -156,7 +159,7 @@ def command(module: str) -> str:
     overrides = [
         override
         for override in hydra_config.overrides.task
-        if not override.lstrip("+").startswith(("resume=", "launch=", "distributed"))
+        if not override.lstrip("+").startswith(ELSEWHERE)
     ]
     if hydra_config.job.config_name != module:  # a configuration of the user's own
         overrides = ["--config-name", hydra_config.job.config_name, *overrides]

@@ -177,11 +177,15 @@ class FollowThenNewton(diffrax.AbstractStepSizeController):
     way, and h is raised by another (newton_within/ahead)^2: the steps become Newton's. Such a
     step must lower the residual too. If it is rejected, h goes back to the last one by which the
     flow was followed.
+
+    The first step is the controller's own, and not diffrax's dt0, whose sign diffrax checks while
+    the program runs, by a callback: JAX's compilation cache keeps no program with a callback.
     """
 
     error_tolerance: float
     reject_above: float
     newton_within: float
+    first_step: float
 
     def wrap(self, direction: Any) -> "FollowThenNewton":
         """Nothing depends on the direction of time."""
@@ -189,9 +193,10 @@ class FollowThenNewton(diffrax.AbstractStepSizeController):
         return self
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        """The first step is `dt0`; the state is the h that errors alone would choose."""
-        del terms, t1, y0, args, func, error_order
-        return t0 + dt0, dt0
+        """The state is the h that errors alone would choose."""
+        del terms, t1, y0, dt0, args, func, error_order
+        h = jnp.asarray(self.first_step, t0.dtype)
+        return t0 + h, h
 
     def adapt_step_size(
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
@@ -289,8 +294,9 @@ class PseudoTransient:
                 error_tolerance=self.error_tolerance,
                 reject_above=self.reject_above,
                 newton_within=self.newton_within,
+                first_step=self.first_step,
             ),
-            first_step=self.first_step,
+            first_step=None,
             max_steps=self.max_steps,
             adjoint=adjoint,
             at_rest=at_rest,
