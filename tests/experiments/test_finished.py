@@ -55,7 +55,9 @@ def test_nothing_to_compare(tmp_path, capsys, folder):
 
 
 def test_a_grid_is_split_into_its_points(tmp_path):
-    (tmp_path / "config.yaml").write_text("{penalty: 0, vary: {penalty: [0, 1]}, networks: {a: {}}}")
+    (tmp_path / "config.yaml").write_text(
+        "{penalty: 0, vary: {penalty: [0, 1]}, networks: {a: {}}}"
+    )
     row = {
         "network": "a",
         "epoch": 1,
