@@ -32,14 +32,16 @@ def entry(name: str) -> Callable[[What], Callable[[], None]]:
     """
 
     def decorate(what: What) -> Callable[[], None]:
-        def job(config: DictConfig) -> None:
-            # A sweep goes on with the next job, and Hydra raises the first error in the end.
-            sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-            with contextlib.nullcontext() if sweeps else edge(name):
-                launch(config, what(config), module=name)
-
         def main() -> None:
-            with edge(name):
+            shows_traces = bool(os.environ.get(TRACES))
+
+            def job(config: DictConfig) -> None:
+                # A sweep goes on with the next job, and Hydra raises the first error in the end.
+                sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+                with contextlib.nullcontext() if sweeps else edge(name, shows_traces):
+                    launch(config, what(config), module=name)
+
+            with edge(name, shows_traces), raising():
                 hydra.main(version_base=None, config_path=CONFIGS, config_name=name)(job)()
 
         return main
@@ -48,21 +50,30 @@ def entry(name: str) -> Callable[[What], Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def edge(name: str) -> Iterator[None]:
+def edge(name: str, shows_traces: bool) -> Iterator[None]:
     """Turn errors that are no bugs into a line on stderr and an exit."""
-    asked = os.environ.get(TRACES)
-    os.environ[TRACES] = "1"  # or Hydra itself prints, in many lines, and exits with 1
     try:
         yield
     except (*BAD, Stopped, OSError, KeyboardInterrupt) as error:
-        if asked:
+        if shows_traces:
             raise
         line, status = explain(error)
         print(f"{name}: {line}", file=sys.stderr)
         sys.exit(status)
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Let Hydra raise its errors: by itself it prints them, in many lines, and exits with 1."""
+    before = os.environ.get(TRACES)
+    os.environ[TRACES] = "1"
+    try:
+        yield
     finally:
-        if asked is None:
+        if before is None:
             del os.environ[TRACES]
+        else:
+            os.environ[TRACES] = before
 
 
 def explain(error: BaseException) -> tuple[str, int]:
