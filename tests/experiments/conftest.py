@@ -48,10 +48,14 @@ def _quick() -> Iterator[None]:
         yield
 
 
-def run_main(main: Callable[[], None], folder: Path, *overrides: str) -> Path:
+def run_main(
+    main: Callable[[], None], folder: Path, *overrides: str, flags: tuple[str, ...] = ()
+) -> Path:
     """Call a Hydra application as the command line does, and return its output folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["experiment", f"hydra.run.dir={folder}", *QUIET, *overrides])
+        patch.setattr(
+            sys, "argv", ["experiment", *flags, f"hydra.run.dir={folder}", *QUIET, *overrides]
+        )
         patch.setenv("HYDRA_FULL_ERROR", "1")  # raise errors; do not turn them into exits
         main()
     return folder

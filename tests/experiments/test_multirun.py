@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("num_seeds=1", "num_steps=1", *ONE_NETWORK, "seed=0,1")
 
 
+def sweeping(folder: Path) -> dict[str, tuple[str, ...]]:
+    """What makes `run_main` a sweep in this folder."""
+    return {"flags": ("--multirun", f"hydra.sweep.dir={folder}")}
+
+
 def metadata(folder: Path) -> list[dict]:
     paths = sorted(folder.glob("[0-9]/metadata.json"))
     return [json.loads(path.read_text()) for path in paths]
@@ -26,7 +31,7 @@ def test_a_job_that_fails_loses_no_other_and_is_on_record(tmp_path, capsys):
     jobs = ("solver=picard", "solver.max_steps=1,500", "solver.tolerance=1e-12")
     one = ("num_seeds=1", "num_steps=1", "~networks.semi", "~networks.feedforward")
     with pytest.raises(RuntimeError, match="the solver reached no equilibrium at all"):
-        run_main(xor.main, tmp_path, "--multirun", f"hydra.sweep.dir={tmp_path}", *one, *jobs)
+        run_main(xor.main, tmp_path, *one, *jobs, **sweeping(tmp_path))
     first, second = metadata(tmp_path)
     assert (first["status"], second["status"]) == ("FAILED", "DONE")
     assert "Traceback" in first["error"]
@@ -42,15 +47,17 @@ def test_a_job_that_fails_loses_no_other_and_is_on_record(tmp_path, capsys):
     ("main", "name", "sweep"),
     [
         (pendulum.main, "pendulum", "model=two_layer,two_layer_certified"),
-        (capacity.main, "capacity", "optimizer=adam,adam_by_group"),
+        pytest.param(
+            *(capacity.main, "capacity", "optimizer=adam,adam_by_group"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_group_is_swept(tmp_path, main, name, sweep):
-    overrides = (*CASES[name][1], "model.hidden=[1]", "hydra/launcher=basic")
+    overrides = (*CASES[name][1], "model.hidden=[1]")
     overrides = tuple(o for o in overrides if not o.startswith("hidden_sizes"))
     if name == "capacity":
         overrides += ("hidden_sizes=[1]",)
-    run_main(main, tmp_path, "--multirun", f"hydra.sweep.dir={tmp_path}", *overrides, sweep)
+    run_main(main, tmp_path, *overrides, sweep, **sweeping(tmp_path))
     assert [found["status"] for found in metadata(tmp_path)] == ["DONE", "DONE"]
     options = sweep.split("=")[1].split(",")
     for found, option in zip(metadata(tmp_path), options, strict=True):

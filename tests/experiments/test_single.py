@@ -14,6 +14,10 @@ from tests.experiments.conftest import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_NETWORK = ("~networks.exact", "~networks.semi")  # the one that compiles fast
+OTHER_READINGS = (
+    *("batches_of_32", "six_batches_of_32_a_step", "times_50", "times_200", "variance_of_2"),
+    *("no_guard", "paper_solver", "paper_solver_no_guard"),
+)
 CASES = {
     "scalar_neuron": (scalar_neuron.main, ("weights.count=3", "inputs.count=3")),
     "xor": (xor.main, ("num_seeds=2", "num_steps=2", *ONE_NETWORK)),
@@ -35,8 +39,8 @@ CASES = {
         choices.main,
         (
             *("num_runs=2", "num_epochs=1", "steps_per_epoch=2", "num_test=3", "model.hidden=[1]"),
-            *("readings={as_it_is:{},longer:{data.num_times:3}}", "data.num_times=2"),
-            *ONE_NETWORK,
+            *(f"~readings.{name}" for name in OTHER_READINGS),
+            *("data.num_times=2", *ONE_NETWORK),
         ),
     ),
     "study": (

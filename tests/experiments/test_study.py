@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import irnn_jax as irnn
 from experiments import study
 from experiments.data.digits import digits
 from experiments.harness.board import board
@@ -45,8 +46,8 @@ def test_three_lines_of_yaml_are_a_study(tmp_path, own):
     (tmp_path / "mine.yaml").write_text(
         "defaults: [study, _self_]\ndata: {_target_: my_data.returned}\nmodel: {hidden: [1]}\n"
     )
-    where = ("--config-dir", str(tmp_path), "--config-name", "mine")
-    folder = run_main(study.main, tmp_path / "run", *where, *TINY)
+    flags = ("--config-dir", str(tmp_path), "--config-name", "mine")
+    folder = run_main(study.main, tmp_path / "run", *TINY, flags=flags)
     (row,) = rows(folder)
     assert "test_accuracy" not in row
     assert 0 < float(row["test_error"]) < 1
@@ -73,10 +74,9 @@ def test_accuracy_counts_the_largest_output(own):
     own.model.hidden = []
     data = study.load(own)
     train = study.make_train(own, own.networks.feedforward, data)
-    net = train.init(jax.random.key(0)).net
     # Answers 1 to everything: right for one of the three.
-    layer = net.layers[0]._replace(bias=jnp.array([0.0, 3.0, 0.0]))
-    test = train.evaluate(net._replace(layers=(layer,)))
+    layer = irnn.Layer(feedforward=jnp.zeros((3, 2)), lateral=None, bias=jnp.array([0.0, 3.0, 0.0]))
+    test = jax.jit(train.evaluate)(irnn.Network(layers=(layer,)))
     assert test.accuracy == pytest.approx(1 / 3)
     assert test.converged == 1
 
