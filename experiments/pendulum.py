@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training
+from experiments.harness.devices import lay_samples
 from experiments.harness.entry import entry
 from experiments.harness.errors import BadConfig
 from experiments.harness.launch import Experiments
@@ -73,7 +74,7 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         def chunk(first: Array) -> tuple[Array, Array, Array]:
             index = first + jnp.arange(size)
             wanted = index < config.num_test  # the last chunk may reach beyond
-            x, target = data.test(jnp.minimum(index, config.num_test - 1))
+            x, target = lay_samples(data.test(jnp.minimum(index, config.num_test - 1)))
             result = irnn.equilibrium(net, x, solver=solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)

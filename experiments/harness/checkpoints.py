@@ -146,7 +146,7 @@ class Checkpoints:
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
     def _read(self, epoch: int, like: Callable[[dict[str, Any]], Any]) -> Saved:
-        about, arrays = _contents(self._folder / str(epoch))
+        about, arrays = contents(self._folder / str(epoch))
         if about["identity"] != self._identity:
             raise Foreign("it belongs to a run of another configuration")
         if about["epoch"] != epoch:
@@ -189,7 +189,7 @@ def _alone() -> MultiprocessingOptions:
     )
 
 
-def _contents(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+def contents(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     """What a checkpoint says about itself, and its arrays in order."""
     # Not by orbax, which returns an empty folder's contents as an empty tree.
     try:
