@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 
 from experiments.harness import machine, processes, validation
 from experiments.harness.devices import Devices
-from experiments.harness.errors import BadConfig
+from experiments.harness.errors import BadConfig, disk_errors
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.resuming import (
@@ -74,7 +74,11 @@ def launch(config: DictConfig, experiments: Experiments) -> None:
         with contextlib.ExitStack() as stack:
             if not processes.is_first():
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            run_parts(folder, [run for run, _ in experiments.values()], parts, devices)
+            with disk_errors(folder):
+                run_parts(folder, [run for run, _ in experiments.values()], parts, devices)
+    except KeyboardInterrupt:
+        print(f"Interrupted; to go on: {command()} hydra.run.dir={asked_for}", file=sys.stderr)
+        raise
     finally:
         remove_empty(asked_for)
 
