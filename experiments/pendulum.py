@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 import irnn_jax as irnn
 from experiments.harness import training, vary
 from experiments.harness.curves import Curves, train_runs
+from experiments.harness.devices import lay_samples
 from experiments.harness.entry import entry
 from experiments.harness.errors import BadConfig
 from experiments.harness.launch import Experiments
@@ -66,7 +67,7 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         def chunk(first: Array) -> tuple[Array, Array, Array]:
             index = first + jnp.arange(size)
             wanted = index < num_test  # the last chunk may reach beyond
-            x, target = data.test(jnp.minimum(index, num_test - 1))
+            x, target = lay_samples(data.test(jnp.minimum(index, num_test - 1)))
             result = irnn.equilibrium(net, x, solver=trainer.solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)

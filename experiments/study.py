@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 import irnn_jax as irnn
 from experiments.harness import training, vary
 from experiments.harness.curves import train_runs
+from experiments.harness.devices import lay_samples
 from experiments.harness.entry import entry
 from experiments.harness.errors import BadConfig
 from experiments.harness.launch import Experiments
@@ -109,11 +110,12 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> Train:
             index = first + jnp.arange(size)
             wanted = index < count  # the last chunk may reach beyond
             index = jnp.minimum(index, count - 1)
-            result = irnn.equilibrium(net, x[index], solver=trainer.solver)
+            inputs, wants = lay_samples((x[index], target[index]))
+            result = irnn.equilibrium(net, inputs, solver=trainer.solver)
             used = wanted & result.converged
             output = result.activities[-1]
-            errors = jax.vmap(loss)(output, target[index])
-            right = jnp.argmax(output, axis=1) == jnp.argmax(target[index], axis=1)
+            errors = jax.vmap(loss)(output, wants)
+            right = jnp.argmax(output, axis=1) == jnp.argmax(wants, axis=1)
             steps = jnp.where(wanted, result.num_steps, 0)
             return (
                 jnp.sum(jnp.where(used, errors, 0)),

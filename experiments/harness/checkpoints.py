@@ -5,12 +5,11 @@ is not what its note says, or is another run's, is refused, and the one before i
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from experiments.harness import processes
-from experiments.harness.errors import BadConfig, Stopped
+from experiments.harness.errors import BadConfig, disk_errors
 
 NUM_LAST = 2  # so that there is one before the newest
 
@@ -89,17 +88,17 @@ class Checkpoints:
             "digest": _digest(leaves),
             "note": dict(note),
         }
-        items = ocp.args.Composite(
-            arrays=ocp.args.PyTreeSave(dict(zip(_names(leaves), leaves.values(), strict=True))),
-            about=ocp.args.JsonSave(about),
-        )
-        with _disk_errors(self._folder):
+        named = {f"{i:04}": leaf for i, leaf in enumerate(leaves.values())}
+        with disk_errors(self._folder):
+            items = ocp.args.Composite(
+                arrays=ocp.args.PyTreeSave(named), about=ocp.args.JsonSave(about)
+            )
             self._opened().save(epoch, args=items, metrics={"score": score})
 
     def wait(self) -> None:
         """Return when everything is on disk."""
         if self._manager is not None:
-            with _disk_errors(self._folder):
+            with disk_errors(self._folder):
                 self._manager.wait_until_finished()
 
     def restore(self, like: Callable[[dict[str, Any]], Any]) -> Saved | None:
@@ -132,7 +131,7 @@ class Checkpoints:
                 refused[epoch] = reason
                 self._say(f"refused checkpoint {self._folder / str(epoch)}: {reason}")
         if found is None and any(isinstance(reason, Foreign) for reason in refused.values()):
-            raise BadConfig(f"{self._folder} holds another run's checkpoints: {max(refused)}")
+            raise BadConfig(f"{self._folder} holds another run's checkpoints: {sorted(refused)}")
         for epoch in refused:  # orbax would not save an epoch before one that is there
             _set_aside(self._folder / str(epoch))
         if refused:
@@ -146,7 +145,7 @@ class Checkpoints:
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
     def _read(self, epoch: int, like: Callable[[dict[str, Any]], Any]) -> Saved:
-        about, arrays = _contents(self._folder / str(epoch))
+        about, arrays = contents(self._folder / str(epoch))
         if about["identity"] != self._identity:
             raise Foreign("it belongs to a run of another configuration")
         if about["epoch"] != epoch:
@@ -164,13 +163,19 @@ class Checkpoints:
     def _opened(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            best = keeping.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1)
+
+            def score(metrics: Any) -> float:
+                return metrics["score"]
+
+            best = keeping.BestN(get_metric_fn=score, reverse=True, n=1)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=keeping.AnyPreservationPolicy(
                         [keeping.LatestN(NUM_LAST), best]
                     ),
+                    best_fn=score,  # without it the scores are not saved
+                    best_mode="min",
                     cleanup_tmp_directories=True,  # what a killed save left
                     create=False,
                     multiprocessing_options=_alone(),
@@ -189,7 +194,7 @@ def _alone() -> MultiprocessingOptions:
     )
 
 
-def _contents(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+def contents(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     """What a checkpoint says about itself, and its arrays in order."""
     # Not by orbax, which returns an empty folder's contents as an empty tree.
     try:
@@ -223,27 +228,9 @@ def _set_aside(path: Path) -> None:
     path.rename(parent / f"{path.name}-{number}")
 
 
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Tell a disk that takes no more from a bug; orbax passes both on in many types."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        full = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota", errno.EFBIG: "File too large"}
-        for words in full.values():
-            if words.lower() in text.lower():
-                raise Stopped(f"no checkpoint could be saved in {folder}: {words}") from error
-        raise
-
-
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-
-
-def _names(leaves: Mapping[str, Any]) -> list[str]:
-    return [f"{i:04}" for i in range(len(leaves))]
 
 
 def _description(leaves: Mapping[str, Any]) -> dict[str, str]:

@@ -97,9 +97,13 @@ def spread(devices: Devices, *, num_runs: int) -> Layout:
 
 
 def lay_samples(tree: Any) -> Any:
-    """Arrays with leaves (samples, ...) in an evaluation: lay the samples over devices, if any."""
+    """Inside an evaluation, lay samples, (samples, ...), over the devices that the runs leave.
+
+    If these do not divide the samples, nothing is laid anywhere, as on a single device.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if SAMPLES not in mesh.axis_names or mesh.shape[SAMPLES] == 1:
+    number = dict(mesh.shape).get(SAMPLES, 1)
+    if number == 1 or any(len(leaf) % number for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec(SAMPLES))
 

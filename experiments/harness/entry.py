@@ -11,16 +11,13 @@ from collections.abc import Callable, Iterator
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from experiments.harness.errors import BadConfig, Stopped
+from experiments.harness.errors import BAD, BadConfig, Stopped
 from experiments.harness.launch import CONFIGS, Experiments, launch
 
 TRACES = "HYDRA_FULL_ERROR"
-BAD = (BadConfig, HydraException, OmegaConfBaseException)
 
 What = Callable[[DictConfig], Experiments]
 
@@ -34,15 +31,23 @@ def entry(name: str) -> Callable[[What], Callable[[], None]]:
     def decorate(what: What) -> Callable[[], None]:
         def main() -> None:
             shows_traces = bool(os.environ.get(TRACES))
+            has_begun = False
 
             def job(config: DictConfig) -> None:
+                nonlocal has_begun
+                has_begun = True
                 # A sweep goes on with the next job, and Hydra raises the first error in the end.
                 sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
                 with contextlib.nullcontext() if sweeps else edge(name, shows_traces):
                     launch(config, what(config), module=name)
 
             with edge(name, shows_traces), raising():
-                hydra.main(version_base=None, config_path=CONFIGS, config_name=name)(job)()
+                try:
+                    hydra.main(version_base=None, config_path=CONFIGS, config_name=name)(job)()
+                except OSError as error:
+                    if has_begun:
+                        raise
+                    raise BadConfig(str(error)) from error  # Hydra makes the folder
 
         return main
 
@@ -54,12 +59,15 @@ def edge(name: str, shows_traces: bool) -> Iterator[None]:
     """Turn errors that are no bugs into a line on stderr and an exit."""
     try:
         yield
-    except (*BAD, Stopped, OSError, KeyboardInterrupt) as error:
+    except (*BAD, Stopped, KeyboardInterrupt) as error:
         if shows_traces:
             raise
-        line, status = explain(error)
-        print(f"{name}: {line}", file=sys.stderr)
-        sys.exit(status)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
+        # Where Hydra has looked is no help.
+        line = " ".join(str(error).split()).split(" Config search path:")[0]
+        print(f"{name}: error: {line}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, BAD) else 1)
 
 
 @contextlib.contextmanager
@@ -74,13 +82,3 @@ def raising() -> Iterator[None]:
             del os.environ[TRACES]
         else:
             os.environ[TRACES] = before
-
-
-def explain(error: BaseException) -> tuple[str, int]:
-    """What to say of an error, and the exit status."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command with its folder, or resume=true, continues", 130
-    text = " ".join(str(error).split())
-    if isinstance(error, BAD):
-        return f"error: {text}", 2
-    return f"error: {text}", 1

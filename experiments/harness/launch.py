@@ -22,7 +22,7 @@ from rich.table import Table as RichTable
 from experiments.harness import machine, processes, validation
 from experiments.harness.board import board
 from experiments.harness.devices import Devices
-from experiments.harness.errors import BadConfig
+from experiments.harness.errors import BadConfig, disk_errors
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.resuming import (
@@ -82,7 +82,12 @@ def launch(config: DictConfig, experiments: Experiments, *, module: str) -> None
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             runs = [run for run, _ in experiments.values()]
             log = bool(config.tensorboard) and processes.is_first()
-            run_parts(folder, runs, parts, devices, command=command(module), log=log)
+            with disk_errors(folder):
+                run_parts(folder, runs, parts, devices, command=command(module), log=log)
+    except KeyboardInterrupt:
+        again = f"{command(module)} hydra.run.dir={asked_for}"
+        print(f"Interrupted; to go on: {again}", file=sys.stderr)
+        raise
     finally:
         remove_empty(asked_for)
 

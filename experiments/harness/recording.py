@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.harness.board import Sink
 from experiments.harness.checkpoints import Checkpoints
 from experiments.harness.devices import Devices
-from experiments.harness.errors import BadConfig
+from experiments.harness.errors import BAD, BadConfig
 from experiments.harness.files import write_whole
 from experiments.harness.resuming import metadata_of, refuse_another
 from experiments.harness.versions import device, git_version, versions
@@ -108,7 +108,7 @@ class Recording:
         if error is None:
             self._cut()
         self._metrics.close()
-        if isinstance(error, BadConfig) and self._is_blank():
+        if isinstance(error, BAD) and self._is_blank():
             self._remove()
             return
         self._metadata["status"] = "DONE" if error is None else "FAILED"

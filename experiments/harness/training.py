@@ -1,10 +1,12 @@
 """Running a training: all of its runs side by side, an epoch at a time, saved and resumed."""
 
+import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -45,6 +47,7 @@ def make(node: DictConfig, replaced: Mapping[str, Any] | None = None) -> Any:
     try:
         build = instantiate(node, _partial_=True, _convert_="all")
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
+        check_types(build.func, arguments)
         for path, value in (replaced or {}).items():
             *parents, last = path.split(".")
             inner: Any = arguments
@@ -54,6 +57,26 @@ def make(node: DictConfig, replaced: Mapping[str, Any] | None = None) -> Any:
         return build.func(**arguments)
     except (InstantiationException, TypeError, ValueError) as error:
         raise BadConfig(f"{node._get_full_key(None)}: {error}") from error
+
+
+def check_types(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Raise a TypeError that names the first number, flag or text that is of another type."""
+    if not dataclasses.is_dataclass(function):
+        return
+    plain = {int, float, bool, str, type(None)}
+    for name, hint in get_type_hints(function).items():
+        is_union = get_origin(hint) in (Union, UnionType)
+        types = set(get_args(hint)) if is_union else {hint}
+        if name in arguments and types <= plain:
+            value = arguments[name]
+            found = {type(value)} | ({float} if type(value) is int else set())
+            if not found & types:
+                raise TypeError(f"{name} must be {hint_text(types)}, got {value!r}")
+
+
+def hint_text(types: set[type]) -> str:
+    names = sorted("null" if kind is type(None) else kind.__name__ for kind in types)
+    return " or ".join(names)
 
 
 def draw(

@@ -111,12 +111,12 @@ def _draw(path: Path, curves: Mapping[str, Any], classes: bool, *, title: str) -
             epochs = c.epochs[later] if classes else np.arange(1, 1 + len(values))
             figures.mean_band(right, epochs, values, style._replace(label=""))
         left.set(title="(a) test error", xlabel="epoch", ylabel="loss")
-        left.set_yscale("log")
+        figures.log_errors(left)
         if classes:
             right.set(title="(b) test accuracy", xlabel="epoch", ylabel="fraction right")
         else:
             right.set(title="(b) train error", xlabel="epoch")
-            right.set_yscale("log")
+            figures.log_errors(right)
         figure.legend(loc="outside lower center", ncols=len(curves))
 
 

@@ -38,7 +38,7 @@ def start(
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit status, and what it wrote to stderr."""
     try:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     return process.returncode, errors
