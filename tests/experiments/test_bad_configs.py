@@ -34,6 +34,7 @@ BAD = {
 def run(monkeypatch: pytest.MonkeyPatch, main, *overrides: str) -> int | str | None:
     """Call a command as a user does, and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["experiment", *overrides, *QUIET])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what it changes
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit) as exit_:
         main()
