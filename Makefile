@@ -9,7 +9,8 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
 .SUFFIXES:
-.PHONY: help reproduce figure6 figure7 choices test test-slow lint format bench robustness docs constraints clean
+.PHONY: help reproduce figure6 figure7 choices test test-slow kill-test device-test lint format \
+	bench robustness docs constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +32,12 @@ test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
 
 test-slow: $(VENV)/.installed-test ## Run the slow tests
 	$(PY) -m pytest -n auto --dist loadscope -m "slow and not gpu" $(ARGS)
+
+kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and compare (about 2 minutes)
+	$(PY) -m pytest tests/experiments/test_kill.py -m "slow or not slow" $(ARGS)
+
+device-test: $(VENV)/.installed-test ## Compare 1 device with 8, and 1 process with 2
+	$(PY) -m pytest tests/experiments/test_devices.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(PY) -m ruff check .

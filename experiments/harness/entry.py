@@ -67,6 +67,9 @@ def edge(name: str, shows_traces: bool) -> Iterator[None]:
         # Where Hydra has looked is no help.
         line = " ".join(str(error).split()).split(" Config search path:")[0]
         print(f"{name}: error: {line}", file=sys.stderr)
+        if isinstance(error, Stopped):
+            # A save that failed leaves coroutines that complain, while the process ends, of it.
+            sys.unraisablehook = lambda _: None
         sys.exit(2 if isinstance(error, BAD) else 1)
 
 

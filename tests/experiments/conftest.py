@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiments import reproduce
+from tests.experiments.commands import TWO_NETWORKS, finish, start
 
 # Hydra would otherwise hang its own handlers on the root logger, for all tests to come.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "compilation_cache=null")
@@ -66,3 +67,18 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny `python -m experiments.reproduce`."""
     with quick_compilation():
         return run_main(reproduce.main, tmp_path_factory.mktemp("reproduce"), *TINY)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs: what one process has compiled, the others need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a small pendulum that one process ran on one device, and nothing disturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    status, errors = finish(start(folder, *TWO_NETWORKS, cache=cache))
+    assert status == 0, errors
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import pendulum, xor
-from experiments.harness import training
+from experiments.harness import vary
 from experiments.harness.errors import Stopped
 from tests.experiments.conftest import QUIET
 
@@ -34,6 +34,7 @@ BAD = {
 def run(monkeypatch: pytest.MonkeyPatch, main, *overrides: str) -> int | str | None:
     """Call a command as a user does, and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["experiment", *overrides, *QUIET])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what it changes
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit) as exit_:
         main()
@@ -72,7 +73,7 @@ def test_a_run_that_cannot_go_on_is_one_line_too(tmp_path, monkeypatch, capsys):
     def stop(*args: object, **kwargs: object) -> None:
         raise Stopped("the reason")
 
-    monkeypatch.setattr(training, "strategies", stop)
+    monkeypatch.setattr(vary, "trainer", stop)
     assert run(monkeypatch, xor.main, f"hydra.run.dir={tmp_path}") == 1
     assert capsys.readouterr().err == "xor: error: the reason\n"
 
@@ -81,7 +82,7 @@ def test_a_bug_shows_its_trace(tmp_path, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(training, "strategies", fail)
+    monkeypatch.setattr(vary, "trainer", fail)
     monkeypatch.setattr(sys, "argv", ["experiment", *QUIET, f"hydra.run.dir={tmp_path}"])
     with pytest.raises(TypeError, match="a bug"):
         xor.main()
@@ -91,7 +92,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "strategies", interrupt)
+    monkeypatch.setattr(vary, "trainer", interrupt)
     assert run(monkeypatch, xor.main, f"hydra.run.dir={tmp_path}") == 130
     line = f"Interrupted; to go on: python -m experiments.xor hydra.run.dir={tmp_path}\n"
     assert capsys.readouterr().err == line
