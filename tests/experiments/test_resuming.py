@@ -31,7 +31,9 @@ def record(folder, lines=(), error=None, **changes):
 
 
 def numbers(folder):
-    return [json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.mark.parametrize("cut", [0, 3])
