@@ -33,7 +33,7 @@ test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
 test-slow: $(VENV)/.installed-test ## Run the slow tests
 	$(PY) -m pytest -n auto --dist loadscope -m "slow and not gpu" $(ARGS)
 
-kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and compare (about 2 minutes)
+kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and compare (some minutes)
 	$(PY) -m pytest tests/experiments/test_kill.py -m "slow or not slow" $(ARGS)
 
 device-test: $(VENV)/.installed-test ## Compare 1 device with 8, and 1 process with 2

@@ -181,10 +181,6 @@ class Recording:
             "run_seconds": round(running, 3),
         }
 
-    def still_running(self) -> None:
-        """Say in metadata.json what the run has cost so far."""
-        self._write_metadata()
-
     def _write_metadata(self) -> None:
         wall = self._seconds_before + time.perf_counter() - self._start
         self._metadata["wall_seconds"] = round(wall, 2)

@@ -195,7 +195,7 @@ class FollowThenNewton(diffrax.AbstractStepSizeController):
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         """The state is the h that errors alone would choose."""
         del terms, t1, y0, dt0, args, func, error_order
-        h = jnp.asarray(self.first_step, t0.dtype)
+        h = jnp.asarray(self.first_step, jnp.result_type(t0))
         return t0 + h, h
 
     def adapt_step_size(

@@ -19,7 +19,7 @@ SMALL = ("num_seeds=2", "num_steps=40", "~networks.exact", "~networks.semi")
 def record(folder, lines=(), error=None, **changes):
     """A run that writes rows, and fails if it is told to."""
     config = OmegaConf.create({"name": "test", "a": {"b": 1, "c": [1, 2]}} | changes)
-    said = []
+    said, new = [], []
     try:
         with Recording(folder, config, command="a command", say=said.append) as recording:
             new = [recording.row(number=line) for line in lines]
