@@ -9,19 +9,35 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
 .SUFFIXES:
-.PHONY: help reproduce test test-slow lint format bench robustness docs constraints clean
+.PHONY: help reproduce figure6 figure7 choices test test-slow kill-test device-test lint format \
+	bench robustness docs constraints clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 reproduce: $(VENV)/.installed-experiments ## Reproduce the paper
 	$(PY) -m experiments.reproduce $(ARGS)
+
+figure6: $(VENV)/.installed-experiments ## Figure 6 at the paper's own scale
+	$(PY) -m experiments.pendulum +experiment=pendulum_full $(ARGS)
+
+figure7: $(VENV)/.installed-experiments ## Figure 7 at the paper's own scale
+	$(PY) -m experiments.capacity $(ARGS)
+
+choices: $(VENV)/.installed-experiments ## Figure 6 under other readings of the paper
+	$(PY) -m experiments.choices $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
 	$(PY) -m pytest -n auto --dist loadscope $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## Run the slow tests
 	$(PY) -m pytest -n auto --dist loadscope -m "slow and not gpu" $(ARGS)
+
+kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and compare (some minutes)
+	$(PY) -m pytest tests/experiments/test_kill.py -m "slow or not slow" $(ARGS)
+
+device-test: $(VENV)/.installed-test ## Compare 1 device with 8, and 1 process with 2
+	$(PY) -m pytest tests/experiments/test_devices.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(PY) -m ruff check .
@@ -36,6 +52,7 @@ bench: $(VENV)/.installed-bench ## Measure steps and solves, and list what fixed
 	$(PY) -m benchmarks.training_step
 	$(PY) -m benchmarks.linear_solves
 	$(PY) -m benchmarks.fixed_step_failures
+	$(PY) -m benchmarks.sweep_cost
 
 robustness: $(VENV)/.installed-bench ## Measure what docs/robustness.md shows (about 20 minutes)
 	$(PY) -m benchmarks.ensemble

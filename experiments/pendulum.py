@@ -4,6 +4,7 @@ They differ in `recurrent` and `gradient` alone; each run starts all three from 
 and feeds them the same batches.
 """
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,21 +12,26 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness import training, vary
+from experiments.harness.curves import Curves, train_runs
+from experiments.harness.devices import lay_samples
+from experiments.harness.entry import entry
+from experiments.harness.errors import BadConfig
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
-from experiments.harness.training import Averages, Train
+from experiments.harness.training import Train
+from experiments.harness.vary import Numbers
+from experiments.show import sweep
 from experiments.show.content import Section
 from experiments.show.pendulum import present
+from experiments.show.sweep import Outcome
 from irnn_jax.network import NetworkLike
 
 
@@ -37,25 +43,14 @@ class Test(NamedTuple):
     solver_steps: Any  # per sample
 
 
-class Curves(NamedTuple):
-    """One network's training."""
-
-    training: Averages  # leaves (epochs, runs)
-    epochs: np.ndarray  # after which the network was tested, (tests,)
-    test: Test  # leaves (tests, runs)
-    num_parameters: int  # of one network
-
-
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over runs."""
-    solver, gradient, optimizer, guard = training.strategies(config, network)
     data = training.make(config.data)
     low, high = config.output_range
     sizes = (data.num_times, *config.model.hidden, 2)
 
-    def init(key: PRNGKeyArray) -> irnn.TrainState:
-        net = training.draw(config, network, key, sizes)
-        return irnn.TrainState.create(net, optimizer)
+    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
+        return trainer.start(training.draw(config, network, key, sizes), numbers)
 
     def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
         # int32 whether x64 is on or not, so that both train on the same samples.
@@ -66,77 +61,68 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         # In units of the parameters' ranges, whatever outputs stand for their ends.
         return irnn.squared_error((output - low) / (high - low), target)
 
-    def evaluate(net: NetworkLike) -> Test:
-        size = min(config.test_chunk, config.num_test)
+    def evaluate(net: NetworkLike, num_test: int = config.num_test) -> Test:
+        size = min(config.test_chunk, num_test)
 
         def chunk(first: Array) -> tuple[Array, Array, Array]:
             index = first + jnp.arange(size)
-            wanted = index < config.num_test  # the last chunk may reach beyond
-            x, target = data.test(jnp.minimum(index, config.num_test - 1))
-            result = irnn.equilibrium(net, x, solver=solver)
+            wanted = index < num_test  # the last chunk may reach beyond
+            x, target = lay_samples(data.test(jnp.minimum(index, num_test - 1)))
+            result = irnn.equilibrium(net, x, solver=trainer.solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)
             steps = jnp.where(wanted, result.num_steps, 0)
             return jnp.sum(jnp.where(used, errors, 0)), jnp.sum(used), jnp.sum(steps)
 
-        sums = jax.lax.map(chunk, jnp.arange(0, config.num_test, size))
+        sums = jax.lax.map(chunk, jnp.arange(0, num_test, size))
         error, used, steps = (jnp.sum(leaf) for leaf in sums)
         return Test(
             error=error / used,  # NaN if none converged
-            converged=used / config.num_test,
-            solver_steps=steps / config.num_test,
+            converged=used / num_test,
+            solver_steps=steps / num_test,
         )
 
-    step = irnn.make_train_step(
-        loss, optimizer, solver=solver, gradient=gradient, guard=guard, penalty=config.penalty
-    )
-    return Train(init=init, step=step, sample=sample, evaluate=evaluate)
+    trainer = vary.trainer(config, network, loss)
+    final = None
+    if config.final_num_test is not None:
+        final = functools.partial(evaluate, num_test=config.final_num_test)
+    return Train(init=init, step=trainer.step, sample=sample, evaluate=evaluate, final=final)
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network of the configuration."""
-    available = training.make(config.data).num_test
-    if config.num_test > available:
-        raise ValueError(f"num_test={config.num_test}, but the data hold {available} test samples")
-    curves = {name: train_runs(config, name, recording, display) for name in config.networks}
+    require_test_samples(config)
+    curves = {
+        name: train_runs(make_train(config, network), config, name, recording, display)
+        for name, network in config.networks.items()
+    }
+    if config.vary:
+        return sweep.present(
+            {name: outcome(c) for name, c in curves.items()},
+            question=f"The damped oscillator of figure 6, {config.num_epochs} epochs: what do "
+            f"{' and '.join(map(str, config.vary))} change in the test error?",
+            config=config,
+            folder=recording.folder,
+        )
     return present(curves, config=config, folder=recording.folder)
 
 
-def train_runs(config: DictConfig, name: str, recording: Recording, display: Display) -> Curves:
-    """One network, all runs side by side."""
-    keys = jax.random.split(jax.random.key(config.seed), config.num_runs)
-    total, size = config.num_epochs, config.steps_per_epoch
-    train = make_train(config, config.networks[name])
-    trained, tested, epochs = [], [], []
-    for number, averages, test in training.run(
-        train,
-        keys,
-        name=name,
-        num_epochs=total,
-        steps_per_epoch=size,
-        eval_every=config.eval_every,
-        recording=recording,
-        task=display.task(f"pendulum {name}", total=total, unit="epoch", size=size, of="steps"),
-    ):
-        row: dict[str, Any] = {"network": name, "epoch": number}
-        for kind, values, kept in (("train", averages, trained), ("test", test, tested)):
-            if values is not None:
-                training.require_equilibria(f"pendulum {name}", values.converged)
-                row |= {f"{kind}_{field}": leaf for field, leaf in values._asdict().items()}
-                kept.append(values)
-        recording.row(**row)  # one number a run
-        epochs += [number] if test is not None else []
-    return Curves(
-        training=training.stack(trained),
-        epochs=np.array(epochs),
-        test=training.stack(tested),
-        num_parameters=training.num_parameters(train),
-    )
+def outcome(curves: Curves) -> Outcome:
+    """What a sweep compares: the last test."""
+    return Outcome(error=curves.test.error[-1], converged=curves.test.converged[-1])
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="pendulum")
-def main(config: DictConfig) -> None:
-    launch({"pendulum": (run, config)})
+def require_test_samples(config: DictConfig) -> None:
+    """Raise a ValueError if there are fewer test samples than asked for."""
+    available = training.make(config.data).num_test
+    for key in ("num_test", "final_num_test"):
+        if (config[key] or 0) > available:
+            raise BadConfig(f"{key}={config[key]}, but the data hold {available} test samples")
+
+
+@entry("pendulum")
+def main(config: DictConfig) -> Experiments:
+    return {"pendulum": (run, config)}
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ from pathlib import Path
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 from omegaconf import DictConfig
 
 from experiments import pendulum, scalar_neuron, xor
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.launch import Experiments
 
 RUNS = {"scalar_neuron": scalar_neuron.run, "xor": xor.run, "pendulum": pendulum.run}
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="reproduce")
-def main(config: DictConfig) -> None:
-    launch({name: (run, config[name]) for name, run in RUNS.items()})
+@entry("reproduce")
+def main(config: DictConfig) -> Experiments:
+    return {name: (run, config[name]) for name, run in RUNS.items()}
 
 
 if __name__ == "__main__":

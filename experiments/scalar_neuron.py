@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,8 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.harness import training
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness.entry import entry
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.show.content import Section
@@ -81,6 +81,7 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Sweep the grid in one compiled program."""
     W, X = (np.linspace(g.low, g.high, g.count) for g in (config.weights, config.inputs))
     task = display.task("scalar neuron", total=1, unit="grid", size=W.size * X.size, of="points")
+    task.compiling()
     start = time.perf_counter()
     over_grid = jax.vmap(jax.vmap(make_sweep(config), in_axes=(None, 0)), in_axes=(0, None))
     sweep = jax.jit(over_grid).lower(W, X).compile()
@@ -128,9 +129,9 @@ def largest(values: np.ndarray, where: np.ndarray) -> float:
     return float(np.max(np.abs(values), where=where, initial=0))
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="scalar_neuron")
-def main(config: DictConfig) -> None:
-    launch({"scalar_neuron": (run, config)})
+@entry("scalar_neuron")
+def main(config: DictConfig) -> Experiments:
+    return {"scalar_neuron": (run, config)}
 
 
 if __name__ == "__main__":

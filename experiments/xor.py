@@ -12,20 +12,22 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training
-from experiments.harness.launch import CONFIGS, launch
+from experiments.harness import training, vary
+from experiments.harness.entry import entry
+from experiments.harness.launch import Experiments
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
 from experiments.harness.training import Train
+from experiments.harness.vary import Numbers
+from experiments.show import sweep
 from experiments.show.content import Section
+from experiments.show.sweep import Outcome
 from experiments.show.xor import present
 from irnn_jax.network import NetworkLike
 
@@ -48,20 +50,18 @@ class Answers(NamedTuple):
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    solver, gradient, optimizer, guard = training.strategies(config, network)
     x, target = training.make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
 
-    def init(key: PRNGKeyArray) -> irnn.TrainState:
-        net = training.draw(config, network, key, sizes)
-        return irnn.TrainState.create(net, optimizer)
+    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
+        return trainer.start(training.draw(config, network, key, sizes), numbers)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
 
     def evaluate(net: NetworkLike) -> Answers:
-        result = irnn.equilibrium(net, x, solver=solver)
+        result = irnn.equilibrium(net, x, solver=trainer.solver)
         output, used = result.activities[-1], result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)
         return Answers(
@@ -71,10 +71,8 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    step = irnn.make_train_step(
-        loss, optimizer, solver=solver, gradient=gradient, guard=guard, penalty=config.penalty
-    )
-    return Train(init=init, step=step, sample=lambda _: (x, target), evaluate=evaluate)
+    trainer = vary.trainer(config, network, loss)
+    return Train(init=init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate)
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
@@ -85,7 +83,26 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     answers = {
         name: train_seeds(config, name, stride, recording, display) for name in config.networks
     }
+    if config.vary:
+        return sweep.present(
+            {name: outcome(a, config.networks[name]) for name, a in answers.items()},
+            question=f"XOR with one layer, {config.num_steps:,} steps: what do "
+            f"{' and '.join(map(str, config.vary))} change in the error of the trained outputs?",
+            config=config,
+            folder=recording.folder,
+        )
     return present(answers, stride, np.asarray(target), config=config, folder=recording.folder)
+
+
+def outcome(answers: Answers, network: DictConfig) -> Outcome:
+    """What a sweep compares: the last error of the outputs in the loss."""
+    last = Answers(*(leaf[-1] for leaf in answers))
+    return Outcome(error=error_of(last, network), converged=last.converged)
+
+
+def error_of(look: Answers, network: DictConfig) -> np.ndarray:
+    """Each seed's mean squared error of the outputs in the loss."""
+    return look.error[:, list(network.trained)].mean(axis=-1)
 
 
 def train_seeds(
@@ -93,21 +110,23 @@ def train_seeds(
 ) -> Answers:
     """One network, all seeds side by side; looked at every `stride` steps."""
     num_looks = config.num_steps // stride
-    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    keys, numbers = vary.lanes(config, config.num_seeds)
     task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
     looks: list[Answers] = []
     for epoch in training.run(
-        make_train(config, config.networks[name]),
+        make_train(config, config.networks[name])._replace(numbers=numbers),
         keys,
         name=name,
         num_epochs=num_looks,
         steps_per_epoch=stride,
         eval_every=1,
         recording=recording,
+        checkpoint_every=config.checkpoint_every,
         task=task,
     ):
         look = epoch.evaluation
         training.require_equilibria(f"xor {name}", look.converged)
+        last = epoch.number == num_looks
         low, median, high = np.nanquantile(look.error, (0.25, 0.5, 0.75), axis=0)
         recording.row(
             network=name,
@@ -116,14 +135,16 @@ def train_seeds(
             error_quartiles=[low, high],
             converged=np.mean(look.converged),
             solver_steps=np.mean(look.solver_steps),
+            # Of the outputs in the loss, one a seed: what studies compare.
+            **({"error": error_of(look, config.networks[name])} if last else {}),
         )
         looks.append(look)
     return training.stack(looks)
 
 
-@hydra.main(version_base=None, config_path=CONFIGS, config_name="xor")
-def main(config: DictConfig) -> None:
-    launch({"xor": (run, config)})
+@entry("xor")
+def main(config: DictConfig) -> Experiments:
+    return {"xor": (run, config)}
 
 
 if __name__ == "__main__":

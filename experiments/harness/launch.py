@@ -1,19 +1,37 @@
 """From a composed configuration to a folder of results and a report."""
 
+import contextlib
+import io
+import os
 import shlex
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import measure_renderables
 from rich.table import Table as RichTable
 
+from experiments.harness import machine, processes, validation
+from experiments.harness.board import board
+from experiments.harness.devices import Devices
+from experiments.harness.errors import BadConfig, disk_errors
 from experiments.harness.progress import Display
 from experiments.harness.recording import Recording
+from experiments.harness.resuming import (
+    holds_run,
+    is_done,
+    newest_unfinished,
+    refuse_another,
+    what_is_run,
+)
 from experiments.show.content import Section, Table, Verdict
 from experiments.show.report import Part, write_report
 
@@ -21,6 +39,10 @@ from experiments.show.report import Part, write_report
 CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
 
 Run = Callable[[DictConfig, Recording, Display], Section]
+Experiments = Mapping[str, tuple[Run, DictConfig]]
+
+# Overrides that say where and how to run, and not what.
+ELSEWHERE = ("resume=", "launch=", "compilation_cache=", "distributed", "tensorboard=")
 
 STYLES = {
     Verdict.HOLDS: "green",
@@ -30,40 +52,134 @@ STYLES = {
 }
 
 
-def launch(experiments: Mapping[str, tuple[Run, DictConfig]]) -> None:
-    """Run experiments one after the other, in Hydra's output folder, and report on them together.
+def launch(config: DictConfig, experiments: Experiments, *, module: str) -> None:
+    """Run experiments one after the other, in one folder, and report on them together.
 
-    One that fails ends the launch with its error; the report then holds those before it.
+    One that fails ends the launch with its error; the report then holds those before it. Where an
+    interrupted launch of the same configuration is found, it goes on.
+
+    Args:
+        config: the whole configuration, for what concerns the machine.
+        experiments: by name, how to run each and with which configuration.
+        module: of `experiments`, whose command this is.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    parts: list[Part] = []
+    asked_for = Path(HydraConfig.get().runtime.output_dir)
+    alone = len(experiments) == 1
+    parts = {"." if alone else name: what_is_run(node) for name, (_, node) in experiments.items()}
     try:
-        with Display() as display:
-            for name, (run, config) in experiments.items():
-                where = folder if len(experiments) == 1 else folder / name
+        devices = machine.set_up(config)
+        for part, node in parts.items():
+            validation.check(node, name="" if alone else part)
+        chosen = processes.decide(lambda: str(choose(asked_for, parts, resume=config.resume)))
+        folder = Path(chosen)
+        if processes.decide(lambda: is_done(folder, parts)):
+            print(f"Done already: {folder / 'report.html'}", file=sys.stderr)
+            return
+        if processes.is_first() and holds_run(folder, parts):
+            print(f"Goes on in {folder}", file=sys.stderr)
+        with contextlib.ExitStack() as stack:
+            if not processes.is_first():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            runs = [run for run, _ in experiments.values()]
+            log = bool(config.tensorboard) and processes.is_first()
+            with disk_errors(folder):
+                run_parts(folder, runs, parts, devices, command=command(module), log=log)
+    except KeyboardInterrupt:
+        again = f"{command(module)} hydra.run.dir={asked_for}"
+        print(f"Interrupted; to go on: {again}", file=sys.stderr)
+        raise
+    finally:
+        remove_empty(asked_for)
+
+
+def run_parts(
+    folder: Path,
+    runs: Sequence[Run],
+    configs: Mapping[str, DictConfig],
+    devices: Devices,
+    *,
+    command: str,
+    log: bool,
+) -> None:
+    """The experiments in their folders, and the report on all of them; `log` for TensorBoard."""
+    done: list[Part] = []
+    try:
+        with Display(None if processes.is_first() else io.StringIO()) as display:
+            for run, (part, config) in zip(runs, configs.items(), strict=True):
                 # Both ways: in a sweep the setting of the job before would stay.
                 jax.config.update("jax_enable_x64", config.x64)
-                with Recording(where, config, command=command()) as recording:
+                where = folder / part
+                with contextlib.ExitStack() as stack:
+                    recording = stack.enter_context(
+                        Recording(where, config, command=command, devices=devices, say=display.line)
+                    )
+                    if log:
+                        recording.sinks.append(stack.enter_context(board(where / "tensorboard")))
                     section = run(config, recording, display)
                     recording.summary(section.summary)
-                parts.append(Part(name, section, OmegaConf.to_yaml(config), recording.metadata))
+                    recording.claims(section.claims)
+                done.append(
+                    Part(config.name, section, OmegaConf.to_yaml(config), recording.metadata)
+                )
     finally:
-        if parts:
-            path = write_report(folder / "report.html", parts, command=command())
-            print_results([part.section for part in parts], path)
+        if done:
+            path = write_report(folder / "report.html", done, command=command)
+            if processes.is_first():
+                print_results([part.section for part in done], path)
 
 
-def command() -> str:
+def choose(asked_for: Path, parts: Mapping[str, DictConfig], *, resume: bool) -> Path:
+    """The folder to run in: the one asked for, or with `resume` the newest unfinished run's."""
+    if resume and not holds_run(asked_for, parts) and not is_fixed():
+        asked_for = newest_unfinished(asked_for.parent, parts)
+    for part, config in parts.items():
+        refuse_another(asked_for / part, config)
+    if not os.access(asked_for, os.R_OK | os.W_OK | os.X_OK):
+        raise BadConfig(f"{asked_for} cannot be written to")
+    return asked_for
+
+
+def is_fixed() -> bool:
+    """Whether the command line says where to write: a default folder is another one each time."""
+    hydra_config = HydraConfig.get()
+    where = "sweep" if hydra_config.mode == RunMode.MULTIRUN else "run"
+    return any(
+        override.lstrip("+").startswith(f"hydra.{where}.dir=")
+        for override in hydra_config.overrides.hydra
+    )
+
+
+def remove_empty(folder: Path) -> None:
+    """Hydra makes the folder before anything is checked: remove it, and its parents, if unused."""
+    for path in (folder, *folder.parents):
+        is_ours = path == folder or Path.cwd() in path.parents
+        if not is_ours or not path.is_dir() or any(path.iterdir()):
+            return
+        path.rmdir()
+
+
+def command(module: str) -> str:
     """What to type to run this again."""
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
-    return f"python -m experiments.{hydra_config.job.config_name} {shlex.join(overrides)}".strip()
+    overrides = [
+        override
+        for override in hydra_config.overrides.task
+        if not override.lstrip("+").startswith(ELSEWHERE)
+    ]
+    if hydra_config.job.config_name != module:  # a configuration of the user's own
+        overrides = ["--config-name", hydra_config.job.config_name, *overrides]
+    own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    overrides = [*(word for path in own for word in ("--config-dir", path)), *overrides]
+    return f"python -m experiments.{module} {shlex.join(overrides)}".strip()
 
 
 def print_results(sections: list[Section], report: Path) -> None:
     """The tables and verdicts on stdout, and where the report lies."""
-    # A table is wider than 80 columns: rather let a row run over than have rich cut it off.
-    console = Console(highlight=False, width=max(Console().width, 110))
+    # Rather let a row run over than have rich cut it off.
+    tables = [as_rich(table) for section in sections for table in section.tables]
+    wide = Console(width=1000)
+    widths = [measure_renderables(wide, wide.options, [table]).maximum for table in tables]
+    console = Console(highlight=False, width=max([Console().width, 110, *widths]))
     for section in sections:
         console.rule(section.title)
         for table in section.tables:

@@ -38,7 +38,7 @@ class Display:
             self._bars.stop()
 
     def task(self, name: str, *, total: int, unit: str, size: int, of: str) -> "Task":
-        """Begin a task of `total` units, each of `size` `of`; it counts as compiling at first.
+        """Begin a task of `total` units, each of `size` `of`.
 
         Its progress is counted in `unit`, its rate in `of`.
         """
@@ -55,17 +55,34 @@ class Task:
         self._display, self._name = display, name
         self._total, self._unit, self._size, self._of = total, unit, size, of
         self._bars = display._bars
-        if self._bars is None:
-            display.line(f"{name}: compiling")
-        else:
-            self._id = self._bars.add_task(name, total=None, status="compiling")
+        self._done_before = 0
+        if self._bars is not None:
+            self._id = self._bars.add_task(name, total=None, status="")
 
-    def start(self) -> None:
-        """Compiled: from here on the rate counts."""
+    def compiling(self, where: str = "") -> None:
+        """Say so; and on which devices, if it is worth a word."""
+        status = f"compiling for {where}" if where else "compiling"
+        if self._bars is None:
+            self._display.line(f"{self._name}: {status}")
+        else:
+            self._bars.update(self._id, status=status)
+
+    def resume(self, done: int) -> None:
+        """`done` units need not be done again."""
+        scale = self._size if self._unit == self._of else 1
+        status = f"{self._unit} {done * scale:,}/{self._total * scale:,} from a checkpoint"
+        if self._bars is None:
+            self._display.line(f"{self._name}: {status}")
+        else:
+            self._bars.update(self._id, total=self._total, completed=done, status=status)
+
+    def start(self, done: int = 0) -> None:
+        """Compiled: from here on, with `done` units behind us, the rate counts."""
         self._start = time.perf_counter()
         self._last_line = self._start
+        self._done_before = done
         if self._bars is not None:
-            self._bars.reset(self._id, total=self._total, status="")
+            self._bars.reset(self._id, total=self._total, completed=done, status="")
 
     def update(self, done: int, *, converged: float, **values: float) -> None:
         """`done` units are behind us; the values, by name, are the newest ones."""
@@ -73,7 +90,8 @@ class Task:
         elapsed = max(now - self._start, 1e-9)
         numbers = "".join(f"{name} {value:.3g}  " for name, value in values.items())
         scale = self._size if self._unit == self._of else 1
-        rate = done * self._size / elapsed
+        here = done - self._done_before
+        rate = here * self._size / elapsed
         status = (
             f"{self._unit} {done * scale:,}/{self._total * scale:,}  {rate:,.0f} {self._of}/s  "
             f"{numbers}converged {percent(converged)}"
@@ -82,5 +100,5 @@ class Task:
             self._bars.update(self._id, completed=done, status=status)
         elif done == self._total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = elapsed / done * (self._total - done)
+            left = elapsed / here * (self._total - done)
             self._display.line(f"{self._name}: {status}  {left:.0f} s left")

@@ -1,15 +1,20 @@
-"""The files of one run: config.yaml, metadata.json, metrics.jsonl, summary.csv."""
+"""The files of one run: config.yaml, metadata.json, metrics.jsonl, summary.csv, checkpoints/.
+
+A run that starts where one of the same configuration was interrupted goes through everything again:
+epochs that a checkpoint holds are not trained a second time, and lines that are in metrics.jsonl
+already are not written a second time.
+"""
 
 import csv
-import importlib.metadata
+import fcntl
+import hashlib
+import io
 import json
 import math
-import os
-import platform
-import subprocess
+import re
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,14 @@ from typing import Any
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-PACKAGES = ("irnn_jax", "jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "matplotlib")
+from experiments.harness.board import Sink
+from experiments.harness.checkpoints import Checkpoints
+from experiments.harness.devices import Devices
+from experiments.harness.errors import BAD, BadConfig
+from experiments.harness.files import write_whole
+from experiments.harness.resuming import metadata_of, refuse_another
+from experiments.harness.versions import device, git_version, versions
+from experiments.show.content import Claim
 
 
 class Recording:
@@ -25,67 +37,155 @@ class Recording:
 
     with Recording(folder, config, command=command) as recording:
         recording.row(epoch=1, loss=0.3)
+
+    Args:
+        folder: made if it is not there; with a run of the same configuration in it, continued.
+        config: what the run is, machine and all that does not matter to its numbers left out.
+        command: what to type to run it again.
+        devices: to run on; all of them by default.
+        say: called with a line when something is worth saying.
     """
 
-    def __init__(self, folder: Path, config: DictConfig, *, command: str):
+    def __init__(
+        self,
+        folder: Path,
+        config: DictConfig,
+        *,
+        command: str,
+        devices: Devices | None = None,
+        say: Callable[[str], None] = print,
+    ):
         self.folder = folder
         self.config = config
+        self.devices = tuple(jax.devices() if devices is None else devices)
+        self.say = say
+        self.sinks: list[Sink] = []
         self.timings: dict[str, dict[str, float]] = {}
-        self._metadata = {
-            "status": "RUNNING",
-            "command": command,
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "git": git_version(),
-            "device": device(),
-            "versions": versions(),
-        }
+        self._command = command
+        self._yaml = OmegaConf.to_yaml(config, resolve=True)
 
     def __enter__(self) -> "Recording":
         self._start = time.perf_counter()
+        refuse_another(self.folder, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.config, resolve=True))
+        self._open_metrics()
+        # Another process may have begun a run between the look and the lock.
+        refuse_another(self.folder, self.config)
+        self._metadata = self._continued(metadata_of(self.folder))
+        write_whole(self.folder / "config.yaml", self._yaml)
         self._write_metadata()
-        self._metrics = (self.folder / "metrics.jsonl").open("w")
         return self
 
+    def _open_metrics(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        self._metrics = path.open("ab")
+        try:
+            fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kill releases it
+        except BlockingIOError:
+            self._metrics.close()
+            raise BadConfig(f"another process is writing to {self.folder}") from None
+        self._earlier, self._position = path.read_bytes(), 0
+
+    def _continued(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        """This run's metadata; of an earlier part of it remain its start and its cost."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        found = versions()
+        self._seconds_before = 0.0
+        metadata: dict[str, Any] = {"status": "RUNNING", "command": self._command, "started": now}
+        if earlier is not None:
+            self._seconds_before = earlier.get("wall_seconds", 0.0)
+            metadata["started"] = earlier["started"]
+            metadata["resumed"] = [*earlier.get("resumed", []), now]
+            if earlier["versions"] != found:
+                self.say(f"{self.folder}: was begun with other versions: {earlier['versions']}")
+        return metadata | {
+            "git": git_version(),
+            "device": device(self.devices),
+            "versions": found,
+        }
+
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self._cut()
         self._metrics.close()
+        if isinstance(error, BAD) and self._is_blank():
+            self._remove()
+            return
         self._metadata["status"] = "DONE" if error is None else "FAILED"
-        self._metadata["wall_seconds"] = round(time.perf_counter() - self._start, 2)
         self._metadata["timings"] = self.timings
         if error is not None:
             self._metadata["error"] = "".join(traceback.format_exception(error))
-        self._write_metadata()
+        try:
+            self._write_metadata()
+        except OSError:
+            if error is None:
+                raise
+            # The disk is full, say: the status stays RUNNING, and the error is the first one.
+
+    def _is_blank(self) -> bool:
+        return self._position == 0 and "resumed" not in self._metadata
+
+    def _remove(self) -> None:
+        """A configuration that cannot be run leaves nothing behind."""
+        for name in ("config.yaml", "metadata.json", "metrics.jsonl"):
+            (self.folder / name).unlink()
 
     @property
     def metadata(self) -> dict[str, Any]:
         return dict(self._metadata)
 
-    def row(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl; it is on disk when this returns."""
-        self._metrics.write(json.dumps(_plain(values), allow_nan=False) + "\n")
-        self._metrics.flush()
+    def checkpoints(self, name: str) -> Checkpoints:
+        """Those of one part of the run."""
+        digest = hashlib.sha256(f"{name}\n{self._yaml}".encode()).hexdigest()
+        safe = re.sub(r"[^\w.=+-]+", "_", name)
+        return Checkpoints(self.folder / "checkpoints" / safe, identity=digest, say=self.say)
+
+    def row(self, **values: Any) -> bool:
+        """Append one line to metrics.jsonl, flushed; False if it was there already."""
+        line = (json.dumps(_plain(values), allow_nan=False) + "\n").encode()
+        is_new = not self._earlier.startswith(line, self._position)
+        if is_new:
+            self._cut()
+            self._metrics.write(line)
+            self._metrics.flush()
+            for sink in self.sinks:
+                sink(values)
+        self._position += len(line)
+        return is_new
+
+    def _cut(self) -> None:
+        """Drop what an interrupted run wrote from here on: half a line, say."""
+        if len(self._earlier) > self._position:
+            self._metrics.truncate(self._position)
+            self._earlier = b""
 
     def summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write summary.csv, one line a row; all rows have the first one's columns."""
-        with (self.folder / "summary.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(_plain(row) for row in rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(_plain(row) for row in rows)
+        write_whole(self.folder / "summary.csv", text.getvalue())
+
+    def claims(self, claims: Sequence[Claim]) -> None:
+        """Write claims.csv: what the paper says, and what this run says to it."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerows([Claim._fields, *claims])
+        write_whole(self.folder / "claims.csv", text.getvalue())
 
     def timing(self, name: str, *, compiling: float, running: float) -> None:
-        """What a part of the run cost, compilation apart."""
+        """What a part of the run cost, compilation apart; so far, if it is still under way."""
         self.timings[name] = {
             "compile_seconds": round(compiling, 3),
             "run_seconds": round(running, 3),
         }
 
     def _write_metadata(self) -> None:
-        # Replaced as a whole: who reads it meanwhile never finds half a file.
-        path = self.folder / "metadata.json"
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(self._metadata, indent=2) + "\n")
-        os.replace(partial, path)
+        wall = self._seconds_before + time.perf_counter() - self._start
+        self._metadata["wall_seconds"] = round(wall, 2)
+        text = json.dumps(self._metadata, indent=2) + "\n"
+        write_whole(self.folder / "metadata.json", text)
 
 
 def _plain(value: Any) -> Any:
@@ -99,36 +199,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of everything a number may depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "from source"
-    return found
-
-
-def device() -> str:
-    """What it ran on, for instance "cpu, 8 cores"."""
-    first, *others = jax.devices()
-    if first.platform == "cpu":
-        return f"cpu, {os.cpu_count()} cores"
-    return f"{first.device_kind} ({first.platform}), {1 + len(others)} devices"
-
-
-def git_version() -> str | None:
-    """The commit of the code, with "+changes" if files differ from it; None without git."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        command = ("git", "-C", str(root), *arguments)
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,92 +1,82 @@
-"""Running a training: compiled once, all of its runs side by side, an epoch at a time."""
+"""Running a training: all of its runs side by side, an epoch at a time, saved and resumed."""
 
+import dataclasses
+import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from jaxtyping import PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
+from experiments.harness.checkpoints import Checkpoints
+from experiments.harness.devices import spread
+from experiments.harness.errors import BadConfig, Stopped
+from experiments.harness.history import Averages, Epoch, History, average, stack
+from experiments.harness.program import Program, Train
 from experiments.harness.progress import Task
 from experiments.harness.recording import Recording
 from irnn_jax.network import NetworkLike
 
-T = TypeVar("T")
+__all__ = [
+    "Averages",
+    "Epoch",
+    "Train",
+    "average",
+    "draw",
+    "make",
+    "num_parameters",
+    "require_equilibria",
+    "run",
+    "stack",
+]
 
 
-class Train(NamedTuple):
-    """A training as pure functions of one run, for `jit` and `vmap`.
+def make(node: DictConfig, replaced: Mapping[str, Any] | None = None) -> Any:
+    """The object that `node._target_` names, some arguments replaced, by dotted path.
 
-    Attributes:
-        init: key -> the state before the first step.
-        step: `irnn_jax.make_train_step`'s.
-        sample: key -> a batch.
-        evaluate: network -> any pytree of arrays.
+    Lists become tuples: strategies are hashable.
     """
-
-    init: Callable[[PRNGKeyArray], irnn.TrainState]
-    step: Callable[[irnn.TrainState, Any], tuple[irnn.TrainState, irnn.Metrics]]
-    sample: Callable[[PRNGKeyArray], Any]
-    evaluate: Callable[[NetworkLike], Any]
-
-
-class Averages(NamedTuple):
-    """Over one epoch's steps, (runs,).
-
-    Attributes:
-        error: the loss, over the samples that converged; NaN if none did.
-        converged: fraction of the samples.
-        adjoint_converged: fraction of those whose adjoint converged too.
-        solver_steps: per sample.
-        gradient_norm: Euclidean norm of the whole gradient.
-    """
-
-    error: Any
-    converged: Any
-    adjoint_converged: Any
-    solver_steps: Any
-    gradient_norm: Any
+    try:
+        build = instantiate(node, _partial_=True, _convert_="all")
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
+        check_types(build.func, arguments)
+        for path, value in (replaced or {}).items():
+            *parents, last = path.split(".")
+            inner: Any = arguments
+            for parent in parents:
+                inner = inner[parent]
+            inner[last] = value
+        return build.func(**arguments)
+    except (InstantiationException, TypeError, ValueError) as error:
+        raise BadConfig(f"{node._get_full_key(None)}: {error}") from error
 
 
-class Epoch(NamedTuple):
-    """What is known after epoch `number`.
-
-    `training` is None before the first epoch, `evaluation`, with leaves (runs, ...), when not due.
-    """
-
-    number: int
-    training: Averages | None
-    evaluation: Any
-
-
-class Strategies(NamedTuple):
-    """The objects that the configuration names, made once, at the edge."""
-
-    solver: Any
-    gradient: Any
-    optimizer: Any
-    guard: Any
+def check_types(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Raise a TypeError that names the first number, flag or text that is of another type."""
+    if not dataclasses.is_dataclass(function):
+        return
+    plain = {int, float, bool, str, type(None)}
+    for name, hint in get_type_hints(function).items():
+        is_union = get_origin(hint) in (Union, UnionType)
+        types = set(get_args(hint)) if is_union else {hint}
+        if name in arguments and types <= plain:
+            value = arguments[name]
+            found = {type(value)} | ({float} if type(value) is int else set())
+            if not found & types:
+                raise TypeError(f"{name} must be {hint_text(types)}, got {value!r}")
 
 
-def make(node: DictConfig) -> Any:
-    """The object that `node._target_` names. Lists become tuples: strategies are hashable."""
-    build = instantiate(node, _partial_=True, _convert_="all")
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in build.keywords.items()}
-    return build.func(**arguments)
-
-
-def strategies(config: DictConfig, network: DictConfig) -> Strategies:
-    """Solver, gradient, optimiser and guard of one network of an experiment."""
-    return Strategies(
-        solver=make(config.solver),
-        gradient=make(network.gradient),
-        optimizer=make(config.optimizer),
-        guard=None if config.guard is None else make(config.guard),
-    )
+def hint_text(types: set[type]) -> str:
+    names = sorted("null" if kind is type(None) else kind.__name__ for kind in types)
+    return " or ".join(names)
 
 
 def draw(
@@ -96,6 +86,13 @@ def draw(
     if config.model.parametrization is None or not network.recurrent:
         return irnn.init(key, sizes, recurrent=network.recurrent)
     return irnn.init(key, sizes, parametrization=make(config.model.parametrization))
+
+
+def mean_error(evaluation: Any) -> float:
+    """Of the runs and samples that have an error."""
+    errors = np.asarray(evaluation.error)
+    finite = errors[np.isfinite(errors)]
+    return float(finite.mean()) if finite.size else math.inf
 
 
 def run(
@@ -108,54 +105,129 @@ def run(
     eval_every: int,
     recording: Recording,
     task: Task,
+    checkpoint_every: int = 1,
+    score: Callable[[Any], float] = mean_error,
 ) -> Iterator[Epoch]:
     """Train all runs, and yield what is known before the first epoch and after each.
 
-    The state is evaluated before the first epoch, every `eval_every` epochs and after the last.
+    The state is evaluated before the first epoch, every `eval_every` epochs and after the last. It
+    is saved every `checkpoint_every` evaluations and after the last epoch. What the checkpoint of
+    an interrupted run holds is yielded again, and not computed again.
+
+    Args:
+        train: the training of one run.
+        keys: one key a run.
+        name: of the training, unique within the recording.
+        num_epochs: in all.
+        steps_per_epoch: steps of each.
+        eval_every: epochs between evaluations.
+        recording: keeps the checkpoints, and says on which devices to run.
+        task: shows the progress.
+        checkpoint_every: evaluations between checkpoints.
+        score: of an evaluation; the checkpoint with the smallest is kept as the best.
     """
-    start = time.perf_counter()
-    states = jax.jit(jax.vmap(train.init))(keys)
-    # Compiled ahead, so that compilation is told apart from the run.
-    fit = irnn.fit.lower(
-        states,
-        keys,
-        step=train.step,
-        sample=train.sample,
-        num_epochs=1,
-        num_steps=steps_per_epoch,
-    ).compile()
-    evaluate = jax.jit(jax.vmap(train.evaluate)).lower(states.net).compile()
-    compiled = time.perf_counter()
-    task.start()
-    yield Epoch(number=0, training=None, evaluation=_to_numpy(evaluate(states.net)))
-    for number in range(1, num_epochs + 1):
-        states, metrics = fit(states, keys)
-        averages = average(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], metrics))
-        due = number % eval_every == 0 or number == num_epochs
-        evaluation = _to_numpy(evaluate(states.net)) if due else None
-        error, converged = np.median(averages.error), np.mean(averages.converged)
-        task.update(number, loss=float(error), converged=float(converged))
-        yield Epoch(number=number, training=averages, evaluation=evaluation)
-    recording.timing(name, compiling=compiled - start, running=time.perf_counter() - compiled)
+    layout = spread(recording.devices, num_runs=len(keys))
+    with recording.checkpoints(name) as checkpoints:
+        clock = Clock(recording, name)
+        states, history = restore(checkpoints, train, keys, clock)
+        first = len(history.epochs)
+        if first:
+            task.resume(first - 1)
+            yield from history.epochs
+        if first == num_epochs + 1:
+            return
+        task.compiling("" if layout.mesh is None else str(layout))
+        program = Program(train, keys, layout, num_steps=steps_per_epoch, states=states)
+        clock.compiled(program.seconds)
+        task.start(done=max(first - 1, 0))
+        num_unsaved = 0
+        for number in range(first, num_epochs + 1):
+            averages = program.epoch() if number else None
+            due = number % eval_every == 0 or number == num_epochs
+            epoch = Epoch(
+                number, averages, program.evaluate(last=number == num_epochs) if due else None
+            )
+            history.epochs.append(epoch)
+            if averages is not None:
+                error, converged = np.median(averages.error), np.mean(averages.converged)
+                task.update(number, loss=float(error), converged=float(converged))
+                num_unsaved += due
+            clock.tick()
+            if num_unsaved == checkpoint_every or (number == num_epochs and num_epochs):
+                save(checkpoints, program, keys, history, clock, score(epoch.evaluation))
+                num_unsaved = 0
+            yield epoch
 
 
-def average(metrics: irnn.Metrics) -> Averages:
-    """Averages of metrics with leaves (runs, steps)."""
-    # A step reports the mean over its converged samples, and 0 if it has none: weigh them so.
-    weights = np.sum(metrics.converged, axis=-1)
-    error = np.sum(metrics.loss * metrics.converged, axis=-1)
-    return Averages(
-        error=np.divide(error, weights, out=np.full_like(error, np.nan), where=weights > 0),
-        converged=np.mean(metrics.converged, axis=-1),
-        adjoint_converged=np.mean(metrics.adjoint_converged, axis=-1),
-        solver_steps=np.mean(metrics.mean_steps, axis=-1),
-        gradient_norm=np.mean(metrics.gradient_norm, axis=-1),
-    )
+class Clock:
+    """What a training has cost, over all the processes that it took."""
+
+    def __init__(self, recording: Recording, name: str):
+        self._recording, self._name = recording, name
+        self.compiling, self.running = 0.0, 0.0
+
+    def compiled(self, seconds: float) -> None:
+        self.compiling += seconds
+        self._last = time.perf_counter()
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.running += now - self._last
+        self._last = now
+        self.tell()
+
+    def tell(self) -> None:
+        self._recording.timing(self._name, compiling=self.compiling, running=self.running)
 
 
-def stack(trees: Sequence[T]) -> T:
-    """One tree with a new first axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def save(
+    checkpoints: Checkpoints,
+    program: Program,
+    keys: PRNGKeyArray,
+    history: History,
+    clock: Clock,
+    score: float,
+) -> None:
+    """A checkpoint after the newest epoch."""
+    last = history.epochs[-1].number
+    arrays = {
+        "state": program.states_on_host(),
+        "keys": np.asarray(jax.random.key_data(keys)),
+        **history.arrays(),
+    }
+    note = {
+        "evaluated": history.evaluated,
+        "compiling": clock.compiling,
+        "running": clock.running,
+    }
+    # JSON has no infinity.
+    checkpoints.save(last, arrays, score=min(score, sys.float_info.max), note=note | {"last": last})
+
+
+def restore(
+    checkpoints: Checkpoints, train: Train, keys: PRNGKeyArray, clock: Clock
+) -> tuple[irnn.TrainState | None, History]:
+    """The states and the history in the newest checkpoint; None and an empty one without it."""
+    data = np.asarray(jax.random.key_data(keys))
+
+    def like(note: dict[str, Any]) -> dict[str, Any]:
+        states = jax.eval_shape(train.start, keys)
+        evaluation = jax.eval_shape(jax.vmap(train.evaluate), states.net)
+        shapes = History.like(
+            evaluation,
+            last=note["last"],
+            num_evaluated=len(note["evaluated"]),
+            num_runs=len(keys),
+        )
+        return {"state": states, "keys": data, **shapes}
+
+    saved = checkpoints.restore(like)
+    if saved is None:
+        return None, History()
+    clock.compiling, clock.running = saved.note["compiling"], saved.note["running"]
+    clock.tell()
+    history = History.of(saved.arrays, last=saved.epoch, evaluated=saved.note["evaluated"])
+    return saved.arrays["state"], history
 
 
 def num_parameters(train: Train) -> int:
@@ -165,12 +237,8 @@ def num_parameters(train: Train) -> int:
 
 
 def require_equilibria(name: str, converged: Any) -> None:
-    """Raise a RuntimeError if not one equilibrium was reached: numbers would mean nothing."""
+    """Raise Stopped if not one equilibrium was reached: numbers would mean nothing."""
     if not np.any(converged):
-        raise RuntimeError(
+        raise Stopped(
             f"{name}: the solver reached no equilibrium at all; try solver=pseudo_transient"
         )
-
-
-def _to_numpy(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
+
+from experiments.show.statistics import mean_over_runs
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "irnn_jax",  # element names that do not change from run to run
@@ -68,3 +72,19 @@ def band(
     """A curve in a shaded band."""
     axes.plot(x, middle, color=style.color, linestyle=style.dashes, label=style.label)
     axes.fill_between(x, low, high, color=style.color, alpha=0.2, linewidth=0)
+
+
+def mean_band(axes: Axes, x: ArrayLike, values: np.ndarray, style: Look) -> None:
+    """Mean over runs of values (points, runs), in a band of its standard deviation."""
+    means = [mean_over_runs(row) for row in values]
+    middle = np.array([mean.value for mean in means])
+    width = np.nan_to_num([mean.error for mean in means])
+    band(axes, x, middle - width, middle, middle + width, style)
+
+
+def log_errors(axes: Axes) -> None:
+    """A logarithmic axis of errors, which seldom span a decade: plain numbers, close together."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())

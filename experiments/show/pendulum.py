@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
 from omegaconf import DictConfig
 
-from experiments.show import figures
+from experiments.show import convergence, figures, tests
 from experiments.show.content import Claim, Figure, Section, Table, Verdict, all_of
-from experiments.show.statistics import is_less, mean_over_runs, percent
+from experiments.show.statistics import interval, is_less, mean_over_runs, range_of
 
 PAIRS = (("exact", "semi"), ("semi", "feedforward"), ("exact", "feedforward"))
 PAPER_EPOCHS = 400
@@ -32,9 +30,16 @@ def present(curves: Mapping[str, Any], *, config: DictConfig, folder: Path) -> S
             *(_order_claim(kind, final, pairs) for kind in ("test", "train") if pairs),
             *_spread_claim(curves),
         ],
-        figures=[Figure(path, _caption(config))],
-        tables=[_errors(curves, final, config), *([_differences(final, pairs)] if pairs else [])],
-        choices=_choices(config),
+        figures=[
+            Figure(path, _caption(config)),
+            convergence.figure(folder / "figures" / "convergence", curves),
+        ],
+        tables=[
+            _errors(curves, final, config),
+            *([_differences(final, pairs)] if pairs else []),
+            convergence.table(curves),
+        ],
+        choices=[*choices(config), _scale(config)],
     )
 
 
@@ -58,6 +63,8 @@ def _summary(curves: Mapping[str, Any], config: DictConfig) -> list[dict[str, An
         row["test_converged_worst_run"] = c.test.converged[-1].min()
         row["train_solver_steps"] = c.training.solver_steps.mean()
         row["test_solver_steps"] = c.test.solver_steps[-1].mean()
+        row["adjoint_converged"] = c.training.adjoint_converged.mean()
+        row["rejected_steps"] = c.training.rejected.mean()
         rows.append(row)
     return rows
 
@@ -69,11 +76,14 @@ def _errors(
         (
             figures.look(name).label,
             str(c.num_parameters),
-            str(mean_over_runs(final[name]["train"])),
-            str(mean_over_runs(final[name]["test"])),
-            percent(float(c.training.converged.mean())),
-            percent(float(c.test.converged[-1].mean())),
-            f"{c.test.solver_steps[-1].mean():.1f}",
+            *(
+                text
+                for kind in ("train", "test")
+                for text in (
+                    str(mean_over_runs(final[name][kind])),
+                    range_of(interval(final[name][kind])),
+                )
+            ),
         )
         for name, c in curves.items()
     ]
@@ -83,30 +93,29 @@ def _errors(
             "network",
             "weights",
             "train error",
+            "95 % interval",
             "test error",
-            "train\nconverged",
-            "test\nconverged",
-            "solver\nsteps",
+            "95 % interval",
         ),
         rows=rows,
-        note=f"Mean ± standard deviation of the mean. The test error is over {config.num_test:,} "
-        "samples, without those whose equilibrium was not reached; the train error over the last "
-        f"{min(config.eval_every, config.num_epochs)} epochs. Solver steps per test sample.",
+        note="Mean ± standard deviation of the mean; intervals by Student's t. The test error is "
+        f"over {config.final_num_test or config.num_test:,} samples, without those whose "
+        "equilibrium was not reached; the train error over the last "
+        f"{min(config.eval_every, config.num_epochs)} epochs.",
     )
 
 
 def _differences(final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]) -> Table:
-    rows = []
-    for a, b in pairs:
-        means = [is_less(final[a][kind], final[b][kind])[1] for kind in ("train", "test")]
-        rows.append((f"{figures.look(a).label} − {figures.look(b).label}", *map(str, means)))
-    return Table(
-        title="Differences, run by run",
-        columns=("", "train error", "test error"),
-        rows=rows,
-        note="Mean ± standard deviation of the mean. The runs are paired: the same first weights "
-        "and the same batches.",
-    )
+    rows = [
+        (
+            f"{kind}: {figures.look(a).label} − {figures.look(b).label}",
+            final[a][kind],
+            final[b][kind],
+        )
+        for kind in ("test", "train")
+        for a, b in pairs
+    ]
+    return tests.paired("Differences, run by run", rows)
 
 
 def _order_claim(
@@ -152,7 +161,8 @@ def _spread_claim(curves: Mapping[str, Any]) -> list[Claim]:
     ]
 
 
-def _choices(config: DictConfig) -> list[str]:
+def choices(config: DictConfig) -> list[str]:
+    """What was chosen where the paper is silent, in words."""
     data = config.data
     low, high = config.output_range
     last = (data.num_times - 1) * data.time_step
@@ -164,10 +174,17 @@ def _choices(config: DictConfig) -> list[str]:
         f"A sigmoid cannot leave (0, 1): outputs {low:g} and {high:g} stand for the ends of the "
         "ranges of ω₀ and δ, and errors are in units of these ranges.",
         "Adam starts from Q, T uniform in [−0.5, 0.5] and W, R zero, as in the paper.",
-        f"{config.num_epochs} epochs (the paper: {PAPER_EPOCHS}) and {config.num_test:,} of "
-        f"{data.num_samples // data.test_every:,} test samples; +experiment=pendulum_full runs "
-        "them all.",
     ]
+
+
+def _scale(config: DictConfig) -> str:
+    data = config.data
+    return (
+        f"{config.num_epochs} epochs (the paper: {PAPER_EPOCHS}) and "
+        f"{config.final_num_test or config.num_test:,} of "
+        f"{data.num_samples // data.test_every:,} test samples; +experiment=pendulum_full runs "
+        "them all."
+    )
 
 
 def _caption(config: DictConfig) -> str:
@@ -186,21 +203,13 @@ def _draw(path: Path, curves: Mapping[str, Any], config: DictConfig) -> None:
         figure.suptitle(f"Figure 6: damped oscillator, networks with {hidden} hidden neurons")
         for name, c in curves.items():
             style = figures.look(name)
-            _mean_band(left, np.arange(1, 1 + len(c.training.error)), c.training.error, style)
+            figures.mean_band(
+                left, np.arange(1, 1 + len(c.training.error)), c.training.error, style
+            )
             later = c.epochs > 0  # before training all errors are alike, and large
-            _mean_band(right, c.epochs[later], c.test.error[later], style._replace(label=""))
+            unlabelled = style._replace(label="")
+            figures.mean_band(right, c.epochs[later], c.test.error[later], unlabelled)
         left.set(title="(a) train error", xlabel="epoch", ylabel="mean squared error")
         right.set(title="(b) test error", xlabel="epoch")
-        left.set_yscale("log")
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_locator(NullLocator())
+        figures.log_errors(left)
         figure.legend(loc="outside lower center", ncols=len(curves))
-
-
-def _mean_band(axes: Axes, epochs: np.ndarray, errors: np.ndarray, style: figures.Look) -> None:
-    """Mean over runs of errors (epochs, runs), in a band of its standard deviation."""
-    means = [mean_over_runs(row) for row in errors]
-    middle = np.array([mean.value for mean in means])
-    width = np.nan_to_num([mean.error for mean in means])
-    figures.band(axes, epochs, middle - width, middle, middle + width, style)

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ def write_report(path: Path, parts: Sequence[Part], *, command: str) -> Path:
     body = [
         f"<h1>{_text(title)}</h1>",
         _provenance(parts, command),
-        "<h2>Verdicts</h2>",
         _claims([claim for part in parts for claim in part.section.claims]),
         *(_part(part) for part in parts),
     ]
@@ -74,7 +73,9 @@ def _provenance(parts: Sequence[Part], command: str) -> str:
     return f'<dl class="provenance">{rows}</dl>'
 
 
-def _claims(claims: Iterable[Claim]) -> str:
+def _claims(claims: Sequence[Claim]) -> str:
+    if not claims:
+        return ""
     rows = "".join(
         f"<tr><td>{_text(claim.paper)}</td>"
         f'<td><span class="badge {claim.verdict.name.lower()}">{claim.verdict}</span></td>'
@@ -82,7 +83,7 @@ def _claims(claims: Iterable[Claim]) -> str:
         for claim in claims
     )
     head = "<tr><th>The paper</th><th>Here</th><th>What was found</th></tr>"
-    return f'<div class="scroll"><table class="claims">{head}{rows}</table></div>'
+    return f'<h2>Verdicts</h2><div class="scroll"><table class="claims">{head}{rows}</table></div>'
 
 
 def _table(table: Table) -> str:

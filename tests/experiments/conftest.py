@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from experiments import reproduce
+from tests.experiments.commands import TWO_NETWORKS, finish, start
 
 # Hydra would otherwise hang its own handlers on the root logger, for all tests to come.
-QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "compilation_cache=null")
 
 TINY = (
     "scalar_neuron.weights.count=8",
@@ -48,10 +49,14 @@ def _quick() -> Iterator[None]:
         yield
 
 
-def run_main(main: Callable[[], None], folder: Path, *overrides: str) -> Path:
+def run_main(
+    main: Callable[[], None], folder: Path, *overrides: str, flags: tuple[str, ...] = ()
+) -> Path:
     """Call a Hydra application as the command line does, and return its output folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["experiment", f"hydra.run.dir={folder}", *QUIET, *overrides])
+        patch.setattr(
+            sys, "argv", ["experiment", *flags, f"hydra.run.dir={folder}", *QUIET, *overrides]
+        )
         patch.setenv("HYDRA_FULL_ERROR", "1")  # raise errors; do not turn them into exits
         main()
     return folder
@@ -62,3 +67,18 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny `python -m experiments.reproduce`."""
     with quick_compilation():
         return run_main(reproduce.main, tmp_path_factory.mktemp("reproduce"), *TINY)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs: what one process has compiled, the others need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a small pendulum that one process ran on one device, and nothing disturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    status, errors = finish(start(folder, *TWO_NETWORKS, cache=cache))
+    assert status == 0, errors
+    return folder

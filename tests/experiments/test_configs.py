@@ -7,9 +7,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.harness.launch import CONFIGS
+from experiments.harness.resuming import what_is_run
 from experiments.harness.training import make
 
-ENTRIES = ("scalar_neuron", "xor", "pendulum", "reproduce")
+ENTRIES = ("scalar_neuron", "xor", "pendulum", "reproduce", "capacity", "choices", "study")
 EXPERIMENTS = {"paper_solver": ("xor", "pendulum", "scalar_neuron"), "pendulum_full": ("pendulum",)}
 
 
@@ -47,7 +48,7 @@ def test_optimizers(optimizer):
 
 
 def test_data_and_models():
-    assert options("data") == ["oscillator", "xor"]
+    assert options("data") == ["digits", "oscillator", "xor"]
     assert make(composed("pendulum").data).num_test == 800_000
     x, target = make(composed("xor").data)
     assert x.shape == target.shape == (4, 2)
@@ -56,6 +57,18 @@ def test_data_and_models():
         "two_layer": [5],
         "two_layer_certified": [5],
     }
+
+
+def test_losses_are_functions():
+    for loss in options("loss"):
+        assert callable(make(composed("study", f"loss={loss}").loss))
+
+
+@pytest.mark.parametrize("launch", options("launch"))
+def test_launchers_are_chosen_by_a_word(launch):
+    with initialize_config_dir(CONFIGS, version_base=None):
+        config = compose("xor", overrides=[f"+launch={launch}"], return_hydra_config=True)
+    assert "BasicLauncher" not in config.hydra.launcher._target_
 
 
 def test_every_preset_is_tested():
@@ -68,4 +81,4 @@ def test_every_preset_is_tested():
 def test_presets_apply(preset, entry):
     assert composed(entry, f"+experiment={preset}") != composed(entry)
     nested = composed("reproduce", f"+experiment@{entry}={preset}")
-    assert nested[entry] == composed(entry, f"+experiment={preset}")
+    assert nested[entry] == what_is_run(composed(entry, f"+experiment={preset}"))

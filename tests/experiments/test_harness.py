@@ -44,6 +44,7 @@ def test_without_a_terminal_progress_is_plain_lines():
     stream = io.StringIO()
     with Display(stream) as display:
         task = display.task("pendulum exact", total=2, unit="epoch", size=200, of="steps")
+        task.compiling()
         task.start()
         task.update(1, loss=0.5, converged=1.0)
         task.update(2, loss=0.25, converged=0.99999)

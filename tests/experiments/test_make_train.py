@@ -80,3 +80,15 @@ def test_a_sweep_is_pure():
     first, second = (point(jnp.array(1.0), jnp.array(0.5)) for _ in range(2))
     chex.assert_trees_all_equal(first, second)
     assert first.formula == pytest.approx(float(first.numerical), abs=1e-9)
+
+
+def test_the_final_test_has_its_own_number_of_samples():
+    config = composed("pendulum", *TINY_DATA, "final_num_test=10")
+    train = pendulum.make_train(config, config.networks.feedforward)
+    net = train.init(jax.random.key(0)).net
+    assert train.final is not None
+    ten = composed("pendulum", *TINY_DATA, "num_test=10", "test_chunk=10")
+    expected = pendulum.make_train(ten, ten.networks.feedforward).evaluate(net)
+    chex.assert_trees_all_close(train.final(net), expected, rtol=1e-12)
+    assert train.evaluate(net).error != expected.error
+    assert pendulum.make_train(ten, ten.networks.feedforward).final is None

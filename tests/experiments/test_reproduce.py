@@ -21,7 +21,7 @@ def test_every_experiment_leaves_its_record(reproduced, name, figure):
     assert OmegaConf.load(folder / "config.yaml").name == name
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["status"] == "DONE"
-    assert metadata["command"].startswith("python -m experiments.reproduce scalar_neuron.weights")
+    assert metadata["command"].startswith("python -m experiments.reproduce ")
     assert "hydra" not in metadata["command"]
     assert all(t["compile_seconds"] > 0 for t in metadata["timings"].values())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -34,7 +34,7 @@ def test_every_experiment_leaves_its_record(reproduced, name, figure):
 
 def test_the_report_holds_everything_and_fetches_nothing(reproduced):
     report = (reproduced / "report.html").read_text()
-    assert report.count('src="data:image/svg+xml;base64,') == 3
+    assert report.count('src="data:image/svg+xml;base64,') == 4
     for text in ("Figure 3: exact IRN", "Figure 5: semi-gradient IRN", "Differences, run by run"):
         assert text in report
     assert report.count("<summary>Configuration</summary>") == 3

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from experiments import pendulum, scalar_neuron, xor
+from experiments import capacity, choices, pendulum, scalar_neuron, study, xor
 from tests.experiments.conftest import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_NETWORK = ("~networks.exact", "~networks.semi")  # the one that compiles fast
+OTHER_READINGS = (
+    *("batches_of_32", "six_batches_of_32_a_step", "times_50", "times_200", "variance_of_2"),
+    *("no_guard", "paper_solver", "paper_solver_no_guard"),
+)
 CASES = {
     "scalar_neuron": (scalar_neuron.main, ("weights.count=3", "inputs.count=3")),
     "xor": (xor.main, ("num_seeds=2", "num_steps=2", *ONE_NETWORK)),
@@ -24,6 +28,28 @@ CASES = {
             *("data.num_times=3", *ONE_NETWORK),
         ),
     ),
+    "capacity": (
+        capacity.main,
+        (
+            *("num_runs=2", "num_epochs=1", "steps_per_epoch=2", "num_test=3"),
+            *("data.num_times=3", "hidden_sizes=[2,1]", "final_num_test=4", *ONE_NETWORK),
+        ),
+    ),
+    "choices": (
+        choices.main,
+        (
+            *("num_runs=2", "num_epochs=1", "steps_per_epoch=2", "num_test=3", "model.hidden=[1]"),
+            *(f"~readings.{name}" for name in OTHER_READINGS),
+            *("data.num_times=2", *ONE_NETWORK),
+        ),
+    ),
+    "study": (
+        study.main,
+        (
+            *("data=digits", "num_runs=2", "num_epochs=1", "steps_per_epoch=2"),
+            *("model.hidden=[1]", *ONE_NETWORK),
+        ),
+    ),
 }
 
 
@@ -31,8 +57,10 @@ CASES = {
 def test_it_reports_alone(tmp_path, capsys, main, overrides):
     folder = run_main(main, tmp_path / "run", *overrides)
     names = {path.name for path in folder.iterdir()}
-    expected = {"config.yaml", "metadata.json", "metrics.jsonl", "summary.csv", "report.html"}
-    assert names == expected | {"figures"}
+    expected = {"config.yaml", "metadata.json", "metrics.jsonl", "summary.csv", "claims.csv"}
+    expected |= {"report.html"}
+    trains = {"checkpoints"} if main is not scalar_neuron.main else set()
+    assert names == expected | trains | {"figures"}
     output = capsys.readouterr()
     assert f"Report: {folder / 'report.html'}" in output.out
     assert "compiling" in output.err
@@ -52,7 +80,7 @@ def test_no_equilibrium_at_all_is_an_error_and_on_record(tmp_path):
         run_main(xor.main, tmp_path, *overrides)
     metadata = json.loads((tmp_path / "metadata.json").read_text())
     assert metadata["status"] == "FAILED"
-    assert "RuntimeError: xor exact" in metadata["error"]
+    assert "Stopped: xor exact" in metadata["error"]
 
 
 def test_more_test_samples_than_there_are(tmp_path):

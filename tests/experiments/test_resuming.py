@@ -1,0 +1,123 @@
+"""Going on in a folder: what is kept, what is refused, and which folder it is."""
+
+import json
+import os
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import xor
+from experiments.harness import training
+from experiments.harness.errors import BadConfig
+from experiments.harness.recording import Recording
+from tests.experiments.conftest import run_main
+
+SMALL = ("num_seeds=2", "num_steps=40", "~networks.exact", "~networks.semi")
+
+
+def record(folder, lines=(), error=None, **changes):
+    """A run that writes rows, and fails if it is told to."""
+    config = OmegaConf.create({"name": "test", "a": {"b": 1, "c": [1, 2]}} | changes)
+    said, new = [], []
+    try:
+        with Recording(folder, config, command="a command", say=said.append) as recording:
+            new = [recording.row(number=line) for line in lines]
+            if error is not None:
+                raise error
+    except KeyboardInterrupt:
+        pass
+    return new, said
+
+
+def numbers(folder):
+    return [
+        json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_lines_that_are_there_are_not_written_again(tmp_path, cut):
+    record(tmp_path, ["1", "2", "3"], KeyboardInterrupt())
+    path = tmp_path / "metrics.jsonl"
+    os.truncate(path, path.stat().st_size - cut)  # half a line, if cut
+    new, _ = record(tmp_path, ["1", "2", "3", "4"])
+    assert new == [False, False, cut > 0, True]
+    assert numbers(tmp_path) == ["1", "2", "3", "4"]
+
+
+def test_lines_that_do_not_come_again_are_dropped(tmp_path):
+    record(tmp_path, ["1", "2", "3"], KeyboardInterrupt())
+    record(tmp_path, ["1", "other"])
+    assert numbers(tmp_path) == ["1", "other"]
+
+
+def test_the_status_is_of_all_attempts(tmp_path):
+    record(tmp_path, error=KeyboardInterrupt())
+    first = json.loads((tmp_path / "metadata.json").read_text())
+    record(tmp_path)
+    second = json.loads((tmp_path / "metadata.json").read_text())
+    assert (first["status"], second["status"]) == ("FAILED", "DONE")
+    assert second["started"] == first["started"]
+    assert len(second["resumed"]) == 1
+    assert second["wall_seconds"] >= first["wall_seconds"]
+
+
+def test_another_configuration_is_refused_and_the_keys_are_named(tmp_path):
+    record(tmp_path, ["1"], KeyboardInterrupt())
+    words = "another configuration (a.b: 1, now 2; a.d: not there, now 3)"
+    with pytest.raises(BadConfig, match=re.escape(words)):
+        record(tmp_path, a={"b": 2, "c": [1, 2], "d": 3})
+    assert json.loads((tmp_path / "metadata.json").read_text())["status"] == "FAILED"
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    config = OmegaConf.create({"a": 1})
+    with (
+        Recording(tmp_path, config, command="a command"),
+        pytest.raises(BadConfig, match="another process is writing"),
+        Recording(tmp_path, config, command="a command"),
+    ):
+        pass
+
+
+def interrupted(folder, monkeypatch):
+    """A run that was trained, and stopped before it was shown."""
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xor, "present", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_main(xor.main, folder, *SMALL)
+    assert json.loads((folder / "metadata.json").read_text())["status"] == "FAILED"
+
+
+def test_what_is_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    left_alone = run_main(xor.main, tmp_path / "alone", *SMALL)
+    folder = tmp_path / "interrupted"
+    interrupted(folder, monkeypatch)
+    monkeypatch.setattr(training, "Program", None)
+    capsys.readouterr()
+    run_main(xor.main, folder, *SMALL)
+    assert "xor feedforward: steps 40/40 from a checkpoint" in capsys.readouterr().err
+    for name in ("metrics.jsonl", "summary.csv"):
+        assert (folder / name).read_bytes() == (left_alone / name).read_bytes()
+    run_main(xor.main, folder, *SMALL)
+    assert capsys.readouterr().err == f"Done already: {folder / 'report.html'}\n"
+    with pytest.raises(BadConfig, match="num_steps: 40, now 60"):
+        run_main(xor.main, folder, *SMALL, "num_steps=60")
+
+
+def test_resume_finds_the_newest_unfinished_run(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs" / "xor" / "first"
+    interrupted(folder, monkeypatch)
+    record(tmp_path / "runs" / "xor" / "another", error=KeyboardInterrupt())
+    monkeypatch.chdir(tmp_path)
+    # As on the command line, where the default folder is named after the time.
+    monkeypatch.setattr("experiments.harness.launch.is_fixed", lambda: False)
+    run_main(xor.main, folder.parent / "new", *SMALL, "resume=true")
+    assert f"Goes on in {folder}" in capsys.readouterr().err
+    assert json.loads((folder / "metadata.json").read_text())["status"] == "DONE"
+    assert not (folder.parent / "new").exists()
