@@ -162,10 +162,7 @@ def _shared_training(contender, cell, tolerance):
             updates, opt_state = optimizer.update(grads, opt_state)
             return optax.apply_updates(net, updates), opt_state, y
 
-        y = jnp.zeros(
-            (*x.shape[1:3], sum(net.layers[i].bias.shape[-1] for i in range(len(net.layers)))),
-            x.dtype,
-        )
+        y = jnp.zeros((*x.shape[1:3], cell.n), x.dtype)
         carry = (net, optimizer.init(net), y)
         _, opt_state, y = jax.lax.fori_loop(0, num_steps, body, carry)
         return opt_state[0].mu, y, None

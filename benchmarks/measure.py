@@ -156,7 +156,7 @@ def _timed(cell: Cell, ready: dict[str, tuple[Prepared, float]], session) -> dic
     return seconds | {name: timing.median / units[name] for name, timing in timings.items()}
 
 
-def _exact(cell: Cell, case: Case) -> Callable[[bool, slice, slice], Any]:
+def _exact(cell: Cell, case: Case) -> Callable[[bool, int | None, int | None], Any]:
     """(recurrent, runs, samples) -> the exact gradient there, computed once."""
     if cell.task is Task.FORWARD:
         return lambda *_: None

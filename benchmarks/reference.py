@@ -131,14 +131,14 @@ def _to_weights(net: Network, x: np.ndarray, y: np.ndarray, u: np.ndarray) -> Ne
     ends = np.cumsum(net.sizes[1:])[:-1]
     us, ys = np.split(u, ends, axis=-1), np.split(y, ends, axis=-1)
 
-    def outer(u, y):
+    def outer(u, y) -> Any:
         return np.swapaxes(u, 1, 2) @ y
 
     layers = tuple(
         Layer(
             feedforward=outer(us[i], ys[i - 1] if i else x),
             lateral=None if layer.lateral is None else outer(us[i], ys[i]),
-            bias=us[i].sum(axis=1),
+            bias=outer(us[i], np.ones_like(us[i][..., :1]))[..., 0],
         )
         for i, layer in enumerate(net.layers)
     )

@@ -9,7 +9,7 @@ fixed-point iteration is slow for a gain of four. `Trained` are those of `traine
 import dataclasses
 import enum
 import itertools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -54,13 +54,13 @@ class Random:
             return rng.normal(size=(runs, *shape)) * scale
 
         recurrent = self.gain / np.sqrt(n)
-        layers = []
+        layers: list[Any] = []
         for i, (below, size) in enumerate(itertools.pairwise(sizes)):
             layers.append(
                 Layer(
                     feedforward=normal(size, below, scale=recurrent if i else 2 / np.sqrt(below)),
                     lateral=normal(size, size, scale=recurrent),
-                    bias=rng.uniform(-0.5, 0.5, size=(runs, size)),
+                    bias=jnp.asarray(rng.uniform(-0.5, 0.5, size=(runs, size))),
                 )
             )
         feedback = [normal(a, b, scale=recurrent) for a, b in itertools.pairwise(sizes[1:])]
@@ -118,9 +118,9 @@ class Cell:
 class Case(NamedTuple):
     """Inputs of a cell: networks (runs, ...), x (batches, runs, batch, inputs), targets."""
 
-    net: Network
-    x: jax.Array
-    target: jax.Array
+    net: Any
+    x: Any
+    target: Any
 
 
 BOTH = ("float64", "float32")

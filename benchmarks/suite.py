@@ -89,7 +89,7 @@ def load(path: Path) -> tuple[list[Row], dict[str, float], str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=REGIMES)
     parser.add_argument("--dtypes", nargs="+", default=list(TOLERANCES), choices=TOLERANCES)

@@ -18,12 +18,13 @@ def _map(y, matrix, b):
 
 
 def _solve(matrix, b, tolerance, *, solver, direct):
-    import jaxopt
+    import jaxopt  # pyright: ignore[reportMissingImports]
+    from jaxopt import linear_solve  # pyright: ignore[reportMissingImports]
 
     if direct:
-        adjoint = jaxopt.linear_solve.solve_lu
+        adjoint = linear_solve.solve_lu
     else:
-        adjoint = functools.partial(jaxopt.linear_solve.solve_bicgstab, tol=tolerance)
+        adjoint = functools.partial(linear_solve.solve_bicgstab, tol=tolerance)
     run = getattr(jaxopt, solver)(
         _map,
         maxiter=MAX_ITERATIONS,

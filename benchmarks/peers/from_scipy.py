@@ -30,7 +30,7 @@ class ScipyRun:
         def still_moving(t, y):
             return np.max(np.abs(field(t, y))) - self.tolerance
 
-        still_moving.terminal = True
+        still_moving.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
         return solve_ivp(
             field,
             (0, END),
@@ -42,7 +42,8 @@ class ScipyRun:
 
     def equilibria(self):
         matrix, b = stacked_system(self.net, self.x)
-        return np.array([[self.rest(a, sample) for sample in run] for a, run in zip(matrix, b)])
+        pairs = zip(matrix, b, strict=True)
+        return np.array([[self.rest(a, sample) for sample in run] for a, run in pairs])
 
     def gradient(self):
         y = self.equilibria()

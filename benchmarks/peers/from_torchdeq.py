@@ -5,6 +5,7 @@ backward fixed-point iteration, which was faster than Anderson backward in every
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ class TorchRun:
     """One batch, ready to be solved: z is (runs * batch, n), since torchdeq batches one axis."""
 
     def __init__(self, net, x, target, tolerance, *, forward, backward):
-        import torch
-        from torchdeq import get_deq
+        import torch  # pyright: ignore[reportMissingImports]
+        from torchdeq import get_deq  # pyright: ignore[reportMissingImports]
 
         device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
         put = functools.partial(torch.tensor, device=device)
@@ -71,7 +72,8 @@ class TorchRun:
         y = self.activities()
         error = y[..., -self.target.shape[-1] :] - self.target
         (error**2).mean(dim=(1, 2)).sum().backward()
-        grads = [param.grad.cpu().numpy() for param in self.params]
+        params: Any = self.params
+        grads = [param.grad.cpu().numpy() for param in params]
         return self.treedef.unflatten(grads), y.detach().cpu().numpy()
 
     def train(self, num_steps):
