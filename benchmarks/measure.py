@@ -19,7 +19,7 @@ from benchmarks.timing import paired
 CAP = 20.0  # seconds: a call that is projected to take longer is not made
 PROBE_FROM = 5e8  # operations beyond which two samples are tried first
 SLOW = 0.7  # seconds of a call that is made once, not in rounds
-MAX_ROUNDS, MAX_STEPS = 15, 400
+MAX_ROUNDS, MAX_UNITS = 15, 400
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def measure(cell: Cell, dtype: str, contenders: Iterable[Contender], session: Se
             reasons[name] = outcome
         else:
             ready[name] = outcome
-    seconds = _timed(cell, ready, session)
+    seconds = _timed(entered, ready, cell, session)
     exact = _exact(cell, case)
     rows = []
     for name, contender in entered.items():
@@ -138,22 +138,42 @@ def _first_call(contender, cell, case, tolerance, dtype, session) -> tuple[Prepa
     return prepared, first
 
 
-def _timed(cell: Cell, ready: dict[str, tuple[Prepared, float]], session) -> dict[str, float]:
-    """Median seconds a unit, in rounds; what is slow was timed once, and that is its time."""
-    quick = {name: made for name, made in ready.items() if made[1] <= SLOW}
+def _timed(
+    entered: dict[str, Contender], ready: dict[str, tuple[Prepared, float]], cell: Cell, session
+) -> dict[str, float]:
+    """Median seconds a unit, in rounds; what is slow was timed once, and that is its time.
+
+    JAX's contenders take turns among themselves, and then the eager ones: torch's threads spin for
+    a while after their work, and whatever came next would pay for it.
+    """
     seconds = {name: first for name, (_, first) in ready.items()}
-    if not quick:
-        return seconds
-    share = session.budget / len(quick) / 5
-    units, calls = {}, {}
-    for name, (prepared, first) in quick.items():
-        wanted = max(1, min(MAX_STEPS, int(share / max(first, 1e-9))))
-        units[name] = wanted if cell.task is Task.TRAINING else 1
-        calls[name] = functools.partial(prepared.call, units[name])
-    round_seconds = sum(first * units[name] for name, (_, first) in quick.items())
-    rounds = max(3, min(MAX_ROUNDS, int(session.budget / max(round_seconds, 1e-9))))
-    timings = paired(calls, rounds)
-    return seconds | {name: timing.median / units[name] for name, timing in timings.items()}
+    quick = {name for name, first in seconds.items() if first <= SLOW}
+    share = session.budget / max(len(quick), 1) / 5
+    for eager in (False, True):
+        calls, units = {}, {}
+        for name in (name for name in ready if name in quick):
+            if isinstance(entered[name], EagerContender) is eager:
+                units[name] = max(1, min(MAX_UNITS, int(share / max(seconds[name], 1e-9))))
+                calls[name] = _repeated(ready[name][0].call, units[name], cell)
+        if calls:
+            round_seconds = sum(seconds[name] * units[name] for name in calls)
+            part = session.budget * len(calls) / len(quick)
+            rounds = max(3, min(MAX_ROUNDS, int(part / max(round_seconds, 1e-9))))
+            timings = paired(calls, rounds)
+            seconds |= {name: timings[name].median / units[name] for name in calls}
+    return seconds
+
+
+def _repeated(call: Callable[[int], Any], units: int, cell: Cell) -> Callable[[], Any]:
+    """As many units as make a time that can be measured, caches warm after the first."""
+    if cell.task is Task.TRAINING:
+        return functools.partial(call, units)
+
+    def calls() -> None:
+        for _ in range(units):
+            jax.block_until_ready(call(1))
+
+    return calls
 
 
 def _exact(cell: Cell, case: Case) -> Callable[[bool, int | None, int | None], Any]:
