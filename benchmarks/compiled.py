@@ -51,17 +51,30 @@ class Prepared(NamedTuple):
     note: str = ""
 
 
-def prepare(contender: Contender, cell: Cell, case: Case, tolerance: float) -> Prepared:
-    """Compile, or set up."""
+class Program(NamedTuple):
+    """A compiled function, the seconds it took and the temporary bytes it needs."""
+
+    run: Callable[..., Any]
+    seconds: float
+    memory: int | None
+
+
+Programs = dict[Any, Program]
+
+
+def prepare(
+    contender: Contender, cell: Cell, case: Case, tolerance: float, programs: Programs
+) -> Prepared:
+    """Compile, or set up; a program that is in `programs` is not compiled again."""
     if not contender.recurrent:
         case = case._replace(net=without_recurrence(case.net))
     if isinstance(contender, EagerContender):
         return _eager(contender, cell, case, tolerance)
     if cell.task is Task.TRAINING:
-        return _training(contender, cell, case, tolerance)
+        return _training(contender, cell, case, tolerance, programs)
     if cell.task is Task.GRADIENT:
-        return _gradient(contender, case, tolerance)
-    return _forward(contender, case, tolerance)
+        return _gradient(contender, case, tolerance, programs)
+    return _forward(contender, case, tolerance, programs)
 
 
 def without_recurrence(net: Network) -> Network:
@@ -92,17 +105,24 @@ def gradient_of_runs(contender: JaxContender, tolerance: float) -> Callable[...,
     return over_runs(jax.grad(loss, has_aux=True))
 
 
-def _compiled(function, *args):
-    begin = time.perf_counter()
-    compiled = jax.jit(function).lower(*args).compile()
-    seconds = time.perf_counter() - begin
-    analysis = compiled.memory_analysis()
-    return compiled, seconds, None if analysis is None else analysis.temp_size_in_bytes
+def _compiled(programs: Programs, contender: JaxContender, task: Task, function, *args) -> Program:
+    """The program for arguments of these shapes and dtypes, whatever weights they hold."""
+    leaves, structure = jax.tree.flatten(args)
+    key = (contender, task, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    if key not in programs:
+        begin = time.perf_counter()
+        compiled = jax.jit(function).lower(*args).compile()
+        seconds = time.perf_counter() - begin
+        analysis = compiled.memory_analysis()
+        memory = None if analysis is None else analysis.temp_size_in_bytes
+        programs[key] = Program(compiled, seconds, memory)
+    return programs[key]
 
 
-def _gradient(contender, case, tolerance):
+def _gradient(contender, case, tolerance, programs):
     args = (case.net, case.x[0], case.target[0])
-    compiled, seconds, memory = _compiled(gradient_of_runs(contender, tolerance), *args)
+    function = gradient_of_runs(contender, tolerance)
+    compiled, seconds, memory = _compiled(programs, contender, Task.GRADIENT, function, *args)
     return Prepared(
         call=lambda units: compiled(*args),
         answer=lambda: Answer(*compiled(*args)),
@@ -111,10 +131,10 @@ def _gradient(contender, case, tolerance):
     )
 
 
-def _forward(contender, case, tolerance):
+def _forward(contender, case, tolerance, programs):
     x = case.x[0][:, : contender.samples]
     solve = over_runs(lambda net, x: contender.activities(net, x, tolerance))
-    compiled, seconds, memory = _compiled(solve, case.net, x)
+    compiled, seconds, memory = _compiled(programs, contender, Task.FORWARD, solve, case.net, x)
     scale = case.x.shape[2] / x.shape[1]
     return Prepared(
         call=lambda units: compiled(case.net, x),
@@ -126,13 +146,16 @@ def _forward(contender, case, tolerance):
     )
 
 
-def _training(contender, cell, case, tolerance):
+def _training(contender, cell, case, tolerance, programs):
     # The number of steps is an argument, so that one program is timed on many steps and judged
     # on its first, whose gradient is read off Adam's first moment.
     make = _own_training if contender.own_step else _shared_training
     train = make(contender, cell, tolerance)
-    args = (case.net, case.x, case.target)
-    compiled, seconds, memory = _compiled(train, *args, jnp.asarray(1))
+    rate = jnp.asarray(cell.learning_rate, case.x.dtype)
+    args = (case.net, case.x, case.target, rate)
+    compiled, seconds, memory = _compiled(
+        programs, contender, Task.TRAINING, train, *args, jnp.asarray(1)
+    )
 
     def answer():
         moment, activities, unconverged = compiled(*args, jnp.asarray(1))
@@ -149,10 +172,11 @@ def _training(contender, cell, case, tolerance):
 
 def _shared_training(contender, cell, tolerance):
     """The same loop for all: gradient, Adam, next batch."""
-    optimizer = optax.adam(cell.learning_rate, b1=B1)
     gradient = gradient_of_runs(contender, tolerance)
 
-    def train(net, x, target, num_steps):
+    def train(net, x, target, rate, num_steps):
+        optimizer = optax.adam(rate, b1=B1)
+
         def body(i, carry):
             net, opt_state, _ = carry
             batch = i % len(x)
@@ -172,11 +196,11 @@ def _shared_training(contender, cell, tolerance):
 
 def _own_training(contender, cell, tolerance):
     """The library's own step, with its guard and its metrics."""
-    del tolerance
-    optimizer = optax.adam(cell.learning_rate, b1=B1)
-    step = contender.own_step(irnn.squared_error, optimizer)
+    del cell, tolerance
 
-    def train(net, x, target, num_steps):
+    def train(net, x, target, rate, num_steps):
+        optimizer = optax.adam(rate, b1=B1)
+        step = contender.own_step(irnn.squared_error, optimizer)
         states = jax.vmap(lambda net: irnn.TrainState.create(net, optimizer))(net)
 
         def body(i, carry):

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from irnn_jax.network import Layer, Network
 
-DIRECT_UP_TO = 5e10  # operations: n^3 summed over samples
+DIRECT_UP_TO = 1e9  # operations: n^3 summed over samples
 CONFIRMED = 4  # samples by LU where the rest is iterated
 
 
@@ -54,7 +54,7 @@ def equilibria(net: Network, x: np.ndarray, start: np.ndarray) -> np.ndarray:
     for _ in range(6 if direct else 2000):
         value = expit(y @ transposed + b)
         missed = value - y
-        if np.max(np.abs(missed), initial=0) < 4e-16:
+        if np.max(np.abs(missed), initial=0) < 2e-15:
             break
         y = y + (_solved(matrix, value, missed, transpose=False) if direct else missed)
     return y
@@ -115,7 +115,7 @@ def _iterated_adjoint(matrix, value, g):
     slope, w = value * (1 - value), g
     for _ in range(2000):
         following = g + (slope * w) @ matrix
-        done = np.max(np.abs(following - w)) <= 1e-15 * np.max(np.abs(w))
+        done = np.max(np.abs(following - w)) <= 4e-15 * np.max(np.abs(w))
         w = following
         if done:
             break
