@@ -64,7 +64,7 @@ def run(
             begin = time.perf_counter()
             measured = measure(cell, dtype, contenders, session)
             rows += measured
-            least = floor.count(cell, dtype).seconds(machines[dtype])
+            least = floor.seconds(cell, dtype, machines[dtype])
             floors[f"{cell.label}|{dtype}"] = least
             console.print(rich_table((cell.label, dtype), measured, least))
             console.print(f"{time.perf_counter() - begin:.0f} s")
