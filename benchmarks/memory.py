@@ -32,6 +32,9 @@ def gradients(max_steps):
     }
 
 
+LABELS = tuple(gradients(1))
+
+
 def peak(solver, gradient, net, x, target):
     """Bytes of temporary memory of the compiled gradient."""
 
@@ -45,7 +48,7 @@ def peak(solver, gradient, net, x, target):
     return analysis.temp_size_in_bytes
 
 
-def measured(batch, steps, names):
+def measured(batch, steps, names, labels=LABELS):
     """(solver, gradient) -> peaks in bytes, one for each number of steps."""
     cell = Cell(
         regime="memory", task=Task.GRADIENT, sizes=TINY, weights=Random(1), runs=1, batch=batch
@@ -56,7 +59,8 @@ def measured(batch, steps, names):
     for name in names:
         for max_steps in steps:
             solver = SOLVERS[name](max_steps=max_steps)
-            for label, gradient in gradients(max_steps).items():
+            for label in labels:
+                gradient = gradients(max_steps)[label]
                 peaks.setdefault((name, label), []).append(peak(solver, gradient, net, x, target))
     return peaks
 
