@@ -58,11 +58,11 @@ class Row:
 
 @dataclasses.dataclass(kw_only=True)
 class Session:
-    """What is remembered from cell to cell: compiled programs, and seconds per unit of cost."""
+    """What is remembered from cell to cell: compiled programs, and seconds a cost for each n."""
 
     quick: bool = False
     budget: float = 6.0  # seconds of paired rounds in a cell
-    pace: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    pace: dict[tuple[str, str, int], float] = dataclasses.field(default_factory=dict)
     programs: Programs = dataclasses.field(default_factory=dict)
 
 
@@ -127,7 +127,8 @@ def _first_call(contender, cell, case, tolerance, dtype, session) -> tuple[Prepa
         return f"missing: {reason}"
     if session.quick and contender.heavy:
         return "left out by --quick"
-    key, cost = (contender.name, dtype), _cost(contender, cell)
+    # Never from a smaller net, where dispatch is all there is: it would seem far slower.
+    key, cost = (contender.name, dtype, cell.n), _cost(contender, cell)
     partial = isinstance(contender, EagerContender) and contender.runs is not None
     if not partial and contender.dense and cost > PROBE_FROM and key not in session.pace:
         few = Case(case.net, case.x[:, :, :2], case.target[:, :, :2])
@@ -136,7 +137,7 @@ def _first_call(contender, cell, case, tolerance, dtype, session) -> tuple[Prepa
         session.pace[key] = seconds_of(lambda: probe.call(1)) / (cost * 2 / cell.batch)
     projected = session.pace.get(key, 0.0) * cost
     if not partial and cost > PROBE_FROM / 10 and projected > CAP:
-        return f"too slow: about {projected:.0f} s, projected from a smaller batch or net"
+        return f"too slow: about {projected:.0f} s, projected from fewer samples"
     prepared = prepare(contender, cell, case, tolerance, session.programs)
     first = seconds_of(lambda: prepared.call(1))
     if first < SLOW:  # its very first call also touches memory for the first time
