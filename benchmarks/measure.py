@@ -25,6 +25,7 @@ from benchmarks.timing import paired
 
 CAP = 10.0  # seconds: a call, of which there are two, that is projected to take longer
 PROBE_FROM = 5e8  # operations beyond which two samples are tried first
+FEW = 200  # samples a run of a forward pass that is too slow on all
 SLOW = 0.7  # seconds of a call that is made once, not in rounds
 MAX_ROUNDS, MAX_UNITS = 15, 400
 
@@ -138,6 +139,13 @@ def _first_call(contender, cell, case, tolerance, dtype, session) -> tuple[Prepa
     projected = session.pace.get(key, 0.0) * cost
     if not partial and cost > PROBE_FROM / 10 and projected > CAP:
         return f"too slow: about {projected:.0f} s, projected from fewer samples"
+    if cell.task is Task.FORWARD and cell.batch > 5 * FEW:
+        few = Case(case.net, case.x[:, :, :FEW], case.target[:, :, :FEW])
+        part = prepare(contender, cell, few, tolerance, session.programs)
+        first, scale = seconds_of(lambda: part.call(1)), cell.batch / FEW
+        if first * scale > CAP:
+            part = part._replace(scale=part.scale * scale, note=f"on at most {FEW} samples a run")
+            return part, first
     prepared = prepare(contender, cell, case, tolerance, session.programs)
     first = seconds_of(lambda: prepared.call(1))
     if first < SLOW:  # its very first call also touches memory for the first time
