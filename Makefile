@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 .NOTPARALLEL: # one pip at a time in one environment
 .SUFFIXES:
 .PHONY: help reproduce figure6 figure7 choices test test-slow kill-test device-test lint format \
-	bench robustness docs constraints clean
+	bench bench-peers robustness docs constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,11 @@ bench: $(VENV)/.installed-bench ## Measure steps and solves, and list what fixed
 	$(PY) -m benchmarks.linear_solves
 	$(PY) -m benchmarks.fixed_step_failures
 	$(PY) -m benchmarks.sweep_cost
+	$(PY) -m benchmarks.memory
+
+bench-peers: $(VENV)/.installed-peers ## Measure irnn_jax beside its peers (about 12 minutes; torch is large)
+	mkdir -p runs
+	$(PY) -m benchmarks.suite --json runs/suite.json --figure runs/suite.png $(ARGS)
 
 robustness: $(VENV)/.installed-bench ## Measure what docs/robustness.md shows (about 20 minutes)
 	$(PY) -m benchmarks.ensemble
@@ -65,8 +70,16 @@ docs: $(VENV)/.installed-docs ## Build the documentation into site/; a warning i
 
 constraints: $(VENV)/.created ## Pin what pyproject.toml asks for (ARGS=--upgrade for newer versions)
 	$(PIP) install uv
-	$(PY) -m uv pip compile -q --python-version 3.11 --no-emit-index-url --no-header --all-extras \
-		pyproject.toml -o constraints.txt $(ARGS)
+	$(PY) -m uv pip compile -q --python-version 3.11 --no-emit-index-url --no-header \
+		$$($(PY) -c "$$EXTRAS_TO_PIN") pyproject.toml -o constraints.txt $(ARGS)
+
+# All but the peers: torch would bring CUDA.
+define EXTRAS_TO_PIN
+import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*("--extra=" + extra for extra in extras if extra != "peers"))
+endef
+export EXTRAS_TO_PIN
 
 clean: ## Remove .venv, caches and built files; runs/ stays
 	rm -rf $(VENV) build dist site .benchmarks .cache .hypothesis .pytest_cache .ruff_cache
@@ -74,6 +87,10 @@ clean: ## Remove .venv, caches and built files; runs/ stays
 
 # One stamp for each set of extras; pip runs again only when a version may have changed.
 EXTRAS_test := experiments,test
+
+$(VENV)/.installed-peers: benchmarks/peers.txt $(VENV)/.installed-dev
+	@$(PIP) install -c constraints.txt -r benchmarks/peers.txt
+	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing irnn_jax[$(or $(EXTRAS_$*),$*)] into $(VENV) ..."

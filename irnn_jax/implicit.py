@@ -213,8 +213,10 @@ def only_stable(problem: DenseProblem, solution: Solution, method: DenseMethod) 
         # The others start where they are, and are done after a step.
         start = jnp.where(again, 0, solution.state)
         second = flagged(solve_batch(problem, start, cautious))
-        second = second._replace(num_steps=solution.num_steps + second.num_steps)
-        return jax.tree.map(lambda new, old: jnp.where(again, new, old), second, solution)
+        better = again & second.converged
+        chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), second, solution)
+        num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
+        return chosen._replace(num_steps=num_steps)
 
     solution = flagged(solution)
     if not isinstance(method.solver, Escalating):
