@@ -19,7 +19,16 @@ from irnn_jax.optimizers import adam
 from irnn_jax.parametrizations import Certified, Symmetric
 from irnn_jax.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.runs import fit, run_epoch
-from irnn_jax.solvers import Cascade, Euler, Flow, Picard, PseudoTransient, RungeKutta4
+from irnn_jax.solvers import (
+    Cascade,
+    Euler,
+    Flow,
+    InChunks,
+    MixedPrecision,
+    Picard,
+    PseudoTransient,
+    RungeKutta4,
+)
 from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
 from irnn_jax.training import Metrics, TrainState, make_train_step, squared_error
@@ -35,8 +44,10 @@ __all__ = [
     "Flow",
     "Guard",
     "GuardState",
+    "InChunks",
     "Layer",
     "Metrics",
+    "MixedPrecision",
     "Network",
     "Neumann",
     "Picard",

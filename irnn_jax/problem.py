@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation, value_and_slope
 from irnn_jax.linear import Inverse, Lapack, factorize, multiply
@@ -103,6 +103,15 @@ class DenseProblem(eqx.Module):
             return self, -1
         shared = eqx.tree_at(lambda problem: problem.matrix, self, self.matrix[..., 0])
         return shared, eqx.tree_at(lambda p: (p.matrix, p.drive), shared, (None, -1))
+
+    def at_samples(self, index: Int[Array, " samples"]) -> "DenseProblem":
+        """The problems of these samples, of a batch with one axis."""
+        shared = self.matrix.shape[-1] == 1
+        return DenseProblem(
+            matrix=self.matrix if shared else self.matrix[:, :, index],
+            drive=self.drive[:, index],
+            activation=self.activation,
+        )
 
     def linear_accuracy(self, dtype: Any) -> float:
         """Solved directly."""

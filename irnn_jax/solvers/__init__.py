@@ -4,6 +4,8 @@ from irnn_jax.solvers.base import Solved, Solver, default_tolerance
 from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.euler import Euler, Picard
 from irnn_jax.solvers.flow import Flow
+from irnn_jax.solvers.in_chunks import InChunks
+from irnn_jax.solvers.mixed_precision import MixedPrecision
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 from irnn_jax.solvers.runge_kutta import RungeKutta4
 
@@ -11,6 +13,8 @@ __all__ = [
     "Cascade",
     "Euler",
     "Flow",
+    "InChunks",
+    "MixedPrecision",
     "Picard",
     "PseudoTransient",
     "RungeKutta4",

@@ -344,6 +344,21 @@ class PseudoTransient:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
+        first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
+        return self.proceed(problem, y0, first, adjoint)
+
+    def proceed(
+        self,
+        problem: Problem,
+        y0: State,
+        first: Float[Array, "*batch"],
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Solved:
+        """Step from y0 with a first step of each sample's own.
+
+        One that is longer than twice `first_step` is a Newton step: if it is rejected, the flow is
+        followed from y0 on.
+        """
         rule = FollowThenNewton(
             error_tolerance=self.error_tolerance,
             reject_above=self.reject_above,
@@ -351,11 +366,11 @@ class PseudoTransient:
         )
         continuation = Continuation(rule=rule, tolerance=tolerance_of(self, y0.dtype))
         batch, dtype = y0.shape[1:], y0.dtype
-        zeros, first = jnp.zeros(batch, dtype), jnp.full(batch, self.first_step, dtype)
+        zeros = jnp.zeros(batch, dtype)
         start = Progress(
             at=iterate(problem, y0, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
             step_size=first,
-            followed=first,
+            followed=jnp.full(batch, self.first_step, dtype),
             num_steps=zeros,
         )
         last, _, _ = integrate(

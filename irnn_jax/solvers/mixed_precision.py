@@ -1,0 +1,65 @@
+"""Most steps in float32, the last ones in float64."""
+
+import dataclasses
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from irnn_jax.problem import DenseProblem, Problem, State
+from irnn_jax.solvers.base import Solved, check_positive, max_norm, tolerance_of, velocity
+from irnn_jax.solvers.pseudo_transient import PseudoTransient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixedPrecision:
+    """Follow the flow in float32, then take Newton steps in float64, to float64's accuracy.
+
+    The way to the equilibrium is followed to a few percent anyway; only the end needs the digits.
+    A sample that does not come to rest in float32 is solved in float64 from the start. A state of
+    float32, and a cell, which decides about its own precision, are solved by `solver` alone.
+
+    Attributes:
+        solver: pseudo-transient continuation, for both precisions; its tolerance is for float64.
+        max_steps: of `solver`, in either precision; None leaves it.
+    """
+
+    solver: PseudoTransient = PseudoTransient()
+    max_steps: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.solver, PseudoTransient):
+            raise ValueError(f"solver must be a PseudoTransient, got {self.solver!r}")
+        check_positive(max_steps=self.max_steps)
+        if self.max_steps is not None:
+            limited = dataclasses.replace(self.solver, max_steps=self.max_steps)
+            object.__setattr__(self, "solver", limited)
+
+    @property
+    def tolerance(self) -> float | None:
+        """In float64."""
+        return self.solver.tolerance
+
+    def more_cautious(self) -> PseudoTransient:
+        """In float64 from the start."""
+        return self.solver.more_cautious()
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Iterate from y0."""
+        if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
+            return self.solver.solve(problem, y0, adjoint)
+        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), problem)
+        coarse = dataclasses.replace(self.solver, tolerance=None)
+        found = coarse.solve(single, y0.astype(jnp.float32), adjoint)
+        speed = max_norm(velocity(None, found.state, single))
+        rests = speed <= tolerance_of(coarse, jnp.float32)
+        # From there on Newton's method; where it fails, and elsewhere, the flow.
+        longest = 1 / float(jnp.finfo(y0.dtype).eps)
+        first = jnp.where(rests, longest, self.solver.first_step).astype(y0.dtype)
+        start = jnp.where(rests, found.state.astype(y0.dtype), y0)
+        solved = self.solver.proceed(problem, start, first, adjoint)
+        return Solved(
+            state=solved.state,
+            num_steps=found.num_steps + solved.num_steps,
+            time=solved.time + jnp.where(rests, found.time.astype(y0.dtype), 0),
+        )
