@@ -20,6 +20,7 @@ from irnn_jax.parametrizations import Certified, Symmetric
 from irnn_jax.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.runs import fit, run_epoch
 from irnn_jax.solvers import (
+    Anderson,
     Cascade,
     Euler,
     Flow,
@@ -35,6 +36,7 @@ from irnn_jax.training import Metrics, TrainState, make_train_step, squared_erro
 
 __all__ = [
     "AdjointReport",
+    "Anderson",
     "Cascade",
     "Certificate",
     "Certified",

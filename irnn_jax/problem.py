@@ -6,6 +6,7 @@ solves by Krylov iteration on Jacobian-vector products. Both are pytrees, so tha
 through diffrax as its `args`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +20,9 @@ from irnn_jax.activations import Activation, value_and_slope
 from irnn_jax.linear import Inverse, Lapack, factorize, multiply
 
 State = Float[Array, "n *batch"]
+
+# Up to here one factorisation a sample costs less than GMRES: `python -m benchmarks.linear_solves`.
+DIRECT_UP_TO = 100
 
 
 @runtime_checkable
@@ -90,10 +94,17 @@ class DenseProblem(eqx.Module):
         The factor is divided out of every solution instead, because XLA repeats what is only added
         and multiplied for each entry of the next product, but never a division.
         """
+        scale = 1 + damping
+        if y.shape[0] > DIRECT_UP_TO:
+            return WideSystem(
+                matrix=self.matrix,
+                slope=slope,
+                scale=scale,
+                tolerance=self.linear_accuracy(y.dtype),
+            )
         identity = jnp.eye(y.shape[0], dtype=y.dtype).reshape(
             y.shape[0], y.shape[0], *(1,) * (y.ndim - 1)
         )
-        scale = 1 + damping
         factors = factorize(identity - (slope / scale)[:, None] * self.matrix)
         return ScaledSystem(factors=factors, scale=scale)
 
@@ -114,9 +125,10 @@ class DenseProblem(eqx.Module):
         )
 
     def linear_accuracy(self, dtype: Any) -> float:
-        """Solved directly."""
-        del dtype
-        return 0.0
+        """Solved directly, unless it is wide: then as for a cell."""
+        if self.drive.shape[0] <= DIRECT_UP_TO:
+            return 0.0
+        return float(jnp.finfo(dtype).eps) ** 0.25
 
 
 class ScaledSystem(eqx.Module):
@@ -132,6 +144,41 @@ class ScaledSystem(eqx.Module):
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """The scale is positive, and does not change the sign."""
         return self.factors.determinant_is_positive()
+
+
+class WideSystem(eqx.Module):
+    """scale I - D A for a batch of wide systems, by products with the matrices alone."""
+
+    matrix: Float[Array, "n n *shared"]
+    slope: State
+    scale: Float[Array, "*batch"]
+    tolerance: float = eqx.field(static=True)
+
+    def solve(self, rhs: State) -> State:
+        """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
+
+        def solve(matrix: Array, slope: Array, scale: Array, rhs: Array) -> Array:
+            def operator(v: Array) -> Array:
+                return scale * v - slope * (matrix @ v)
+
+            return solve_krylov(operator, rhs, gmres(rhs, self.tolerance))
+
+        return over_samples(solve, self.matrix, self.slope, self.scale, rhs)
+
+    def determinant_is_positive(self) -> Bool[Array, ""]:
+        """Nothing is known of the determinant."""
+        return jnp.array(True)
+
+
+def over_samples(function: Callable[..., Array], matrix: Array, *arguments: Array) -> Array:
+    """`function` of (n, n) and one sample of each argument, for all samples of a batch."""
+    if arguments[-1].ndim == 1:
+        return function(matrix, *arguments)
+    shared = matrix.shape[-1] == 1 and arguments[-1].shape[-1] != 1
+    axes = (None if shared else -1, *(-1 for _ in arguments))
+    matrix = matrix[..., 0] if shared else matrix
+    one_axis_less = functools.partial(over_samples, function)
+    return jax.vmap(one_axis_less, in_axes=axes, out_axes=-1)(matrix, *arguments)
 
 
 class KrylovSystem(eqx.Module):

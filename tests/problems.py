@@ -33,6 +33,8 @@ STOPS_AT_TOLERANCE = 4e-12
 SOLVERS = {
     # Newton squares the error: what is left is the rounding of a few operations, over the rate.
     "pseudo_transient": Promise(irnn.PseudoTransient(), 1e-13),
+    "mixed_precision": Promise(irnn.MixedPrecision(), 1e-13),
+    "anderson": Promise(irnn.Anderson(max_steps=60), STOPS_AT_TOLERANCE),
     "flow": Promise(irnn.Flow(), STOPS_AT_TOLERANCE),
     "picard": Promise(irnn.Picard(), STOPS_AT_TOLERANCE),
     "euler": Promise(irnn.Euler(step_size=0.5), STOPS_AT_TOLERANCE),

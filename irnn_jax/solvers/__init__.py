@@ -1,5 +1,6 @@
 """Ways to reach the equilibrium, one file each; a new one is a file and a line here."""
 
+from irnn_jax.solvers.anderson import Anderson
 from irnn_jax.solvers.base import Solved, Solver, default_tolerance
 from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.euler import Euler, Picard
@@ -10,6 +11,7 @@ from irnn_jax.solvers.pseudo_transient import PseudoTransient
 from irnn_jax.solvers.runge_kutta import RungeKutta4
 
 __all__ = [
+    "Anderson",
     "Cascade",
     "Euler",
     "Flow",

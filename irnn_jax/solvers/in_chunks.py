@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
-from irnn_jax.solvers.mixed_precision import MixedPrecision
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
@@ -50,9 +49,9 @@ class InChunks:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0."""
-        one_axis = isinstance(problem, DenseProblem) and y0.ndim == 2
         skips = isinstance(adjoint, diffrax.ForwardMode)
-        if not one_axis or not skips or y0.shape[1] <= self.width:
+        large = y0.ndim == 2 and y0.shape[1] > self.width
+        if not isinstance(problem, DenseProblem) or not skips or not large:
             return self.solver.solve(problem, y0, adjoint)
         count = y0.shape[1]
         num_chunks = -(-count // self.width)
@@ -80,9 +79,7 @@ class InChunks:
         empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
         second = _join(jax.lax.fori_loop(0, needed, again, empty), count)
         rank = jnp.argsort(order)
-        return jax.tree.map(
-            lambda one, two: jnp.where(slow, two[..., rank], one), quick, second
-        )
+        return jax.tree.map(lambda one, two: jnp.where(slow, two[..., rank], one), quick, second)
 
 
 def _join(chunks: Solved, count: int) -> Solved:

@@ -28,8 +28,6 @@ class MixedPrecision:
     max_steps: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.solver, PseudoTransient):
-            raise ValueError(f"solver must be a PseudoTransient, got {self.solver!r}")
         check_positive(max_steps=self.max_steps)
         if self.max_steps is not None:
             limited = dataclasses.replace(self.solver, max_steps=self.max_steps)
@@ -61,5 +59,5 @@ class MixedPrecision:
         return Solved(
             state=solved.state,
             num_steps=found.num_steps + solved.num_steps,
-            time=solved.time + jnp.where(rests, found.time.astype(y0.dtype), 0),
+            time=solved.time + jnp.where(rests, jnp.asarray(found.time, y0.dtype), 0),
         )

@@ -1,0 +1,103 @@
+"""Wide networks and large batches: iterations and chunks against one direct solve."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irnn_jax as irnn
+from irnn_jax import implicit, problem
+from tests.problems import NETWORKS, inputs, network, reference_equilibrium, relative_error
+
+WIDE = network((3, 12, 4), scale=0.6)
+X = inputs(WIDE, batch=5)
+
+
+def _gradients(net, x, **options):
+    def loss(net, x):
+        result = irnn.equilibrium(net, x, **options)
+        return jnp.sum(jnp.sin(result.activities[-1])), result
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(net, x)
+
+
+@pytest.fixture
+def _iterative(monkeypatch):
+    """Systems of more than three unknowns are solved without a factorisation."""
+    monkeypatch.setattr(problem, "DIRECT_UP_TO", 3)
+    monkeypatch.setattr(implicit, "DIRECT_UP_TO", 3)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_products_alone_find_the_equilibrium_and_its_gradient(request):
+    expected, reference = _gradients(WIDE, X)
+    request.getfixturevalue("_iterative")
+    for solver in (irnn.PseudoTransient(), irnn.Anderson()):
+        actual, result = _gradients(WIDE, X, solver=solver)
+        assert np.all(result.converged)
+        for a, b in zip(result.activities, reference.activities, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+        assert relative_error(actual, expected) < 1e-9
+    over_nets = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf]), WIDE)
+    together, _ = jax.vmap(lambda net: _gradients(net, X))(over_nets)
+    alone, _ = _gradients(jax.tree.map(lambda leaf: leaf[1], over_nets), X)
+    assert relative_error(jax.tree.map(lambda leaf: leaf[1], together), alone) < 1e-9
+
+
+def test_an_adjoint_that_the_iteration_does_not_find_is_found_by_gmres(request, monkeypatch):
+    # W = -9 with f' = 1/4: D A = -2.25, where no power series converges, and Anderson gets a step.
+    layer = irnn.Layer(feedforward=jnp.eye(4), lateral=-9 * jnp.eye(4), bias=jnp.full(4, 4.5))
+    net = irnn.Network(layers=(layer,))
+    x = 0.1 * inputs(net, batch=3)
+    expected, _ = _gradients(net, x)
+    request.getfixturevalue("_iterative")
+    monkeypatch.setattr(implicit, "Anderson", lambda max_steps: irnn.Anderson(max_steps=1))
+    actual, _ = _gradients(net, x)
+    assert relative_error(actual, expected) < 1e-9
+
+
+@pytest.mark.parametrize("solver", [irnn.PseudoTransient(), irnn.MixedPrecision()], ids=type)
+def test_chunks_give_what_one_batch_gives(solver):
+    # Strong weights: the slowest of the samples takes several times as long as most.
+    net = network((2, 2, 1), scale=6.0)
+    x = 3 * inputs(net, batch=150)
+    together = irnn.equilibrium(net, x, solver=solver)
+    chunked = irnn.InChunks(solver=solver, width=16, first_steps=7)
+    parts = jax.vmap(lambda net: irnn.equilibrium(net, x, solver=chunked))(
+        jax.tree.map(lambda leaf: leaf[None], net)
+    )
+    assert np.max(together.num_steps) > 7 > np.min(together.num_steps)
+    np.testing.assert_array_equal(parts.num_steps[0], together.num_steps)
+    np.testing.assert_array_equal(parts.status[0], together.status)
+    for a, b in zip(parts.activities, together.activities, strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=0, atol=1e-14)
+    expected, _ = _gradients(net, x, solver=solver)
+    actual, _ = _gradients(net, x, solver=chunked)
+    assert relative_error(actual, expected) < 1e-12
+
+
+def test_mixed_precision_ends_in_float64_and_solves_again_what_float32_cannot():
+    net = NETWORKS["two_layers"]
+    x = inputs(net, batch=4)
+    result = irnn.equilibrium(net, x, solver=irnn.MixedPrecision())
+    for a, b in zip(result.activities, reference_equilibrium(net, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+    # A drive of 1e39 is infinite in float32, and f(1e39) is one.
+    first = net.layers[0]
+    huge = net._replace(layers=(first._replace(bias=first.bias + 1e39), *net.layers[1:]))
+    result = irnn.equilibrium(huge, x, solver=irnn.MixedPrecision())
+    expected = irnn.equilibrium(huge, x)
+    np.testing.assert_array_equal(result.status, expected.status)
+    for a, b in zip(result.activities, expected.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+
+
+def test_solvers_inside_solvers_are_checked():
+    with pytest.raises(ValueError, match="max_steps must be positive"):
+        irnn.MixedPrecision(max_steps=0)
+    with pytest.raises(ValueError, match="with max_steps"):
+        irnn.InChunks(solver=irnn.Flow)
+    with pytest.raises(ValueError, match="width must be positive"):
+        irnn.InChunks(width=0)
