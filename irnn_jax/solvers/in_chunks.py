@@ -24,7 +24,7 @@ class InChunks:
     For evaluation on a CPU: a GPU wants large batches, and `Unrolled` gradients are not skipped.
 
     Attributes:
-        solver: one with a field `max_steps`.
+        solver: `PseudoTransient` or `MixedPrecision`.
         width: samples in a chunk.
         first_steps: the steps that all samples get.
     """
@@ -35,8 +35,10 @@ class InChunks:
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)
-        if not isinstance(self.solver, Solver) or not hasattr(self.solver, "max_steps"):
-            raise ValueError(f"solver must be a solver with max_steps, got {self.solver!r}")
+        if not isinstance(self.solver, PseudoTransient | MixedPrecision):
+            raise ValueError(
+                f"solver must be a PseudoTransient or a MixedPrecision, got {self.solver!r}"
+            )
 
     @property
     def tolerance(self) -> float | None:
