@@ -15,19 +15,20 @@ residual of the equation they solve, the adjoint by its own linear residual afte
 iterative refinement.
 """
 
-import functools
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import lu_factor, lu_solve
-from jaxtyping import Array, Bool, Float
+from jax.lax.linalg import lu, triangular_solve
+from jaxtyping import Array, Bool, Float, Int
 
 INVERT_UP_TO = 8
 SWEEP_UP_TO = 20
-# The widest matrix whose product with a vector is written out as a sum of columns.
-UNROLL_UP_TO = 20
+SWEEPS_AT_ONCE = 4
+# The widest matrix whose product with a vector is written out as a sum of columns: where the
+# samples share it, and where each has its own.
+UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
 
 
 class Inverse(eqx.Module):
@@ -50,31 +51,41 @@ class Inverse(eqx.Module):
 
 
 class Lapack(eqx.Module):
-    """P L U = M by LAPACK's getrf, with partial pivoting; the samples first, as LAPACK has them."""
+    """L U = P M by LAPACK's getrf, with partial pivoting; the samples first, as LAPACK has them."""
 
     lu: Float[Array, "samples n n"]
-    pivots: Array
+    permutation: Int[Array, "samples n"]
+    odd: Bool[Array, " samples"]
     batch: tuple[int, ...] = eqx.field(static=True)
 
     def solve(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
-        """Solve M x = rhs."""
-        return self._solve(rhs, 0)
+        """Solve M x = rhs: L U x = P rhs."""
+        x = jnp.take_along_axis(self._samples(rhs), self.permutation[:, :, None], axis=1)
+        x = triangular_solve(self.lu, x, left_side=True, lower=True, unit_diagonal=True)
+        x = triangular_solve(self.lu, x, left_side=True, lower=False)
+        return self._batch(x)
 
     def solve_transposed(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
-        """Solve M^T x = rhs."""
-        return self._solve(rhs, 1)
-
-    def _solve(self, rhs: Array, trans: int) -> Array:
-        n = rhs.shape[0]
-        rhs = jnp.broadcast_to(rhs, (n, *self.batch)).reshape(n, -1).T
-        solve = functools.partial(lu_solve, trans=trans)
-        return jax.vmap(solve)((self.lu, self.pivots), rhs).T.reshape(n, *self.batch)
+        """Solve M^T x = rhs: U^T L^T P x = rhs."""
+        x = self._samples(rhs)
+        x = triangular_solve(self.lu, x, left_side=True, lower=False, transpose_a=True)
+        x = triangular_solve(
+            self.lu, x, left_side=True, lower=True, transpose_a=True, unit_diagonal=True
+        )
+        inverse = jnp.argsort(self.permutation, axis=1)
+        return self._batch(jnp.take_along_axis(x, inverse[:, :, None], axis=1))
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M > 0: the signs of U's diagonal and of the row exchanges."""
-        exchanges = jnp.sum(self.pivots != jnp.arange(self.pivots.shape[-1]), axis=-1)
         negative = jnp.sum(jnp.diagonal(self.lu, axis1=-2, axis2=-1) < 0, axis=-1)
-        return ((exchanges + negative) % 2 == 0).reshape(self.batch)
+        return (self.odd == (negative % 2 == 1)).reshape(self.batch)
+
+    def _samples(self, rhs: Array) -> Array:
+        n = rhs.shape[0]
+        return jnp.broadcast_to(rhs, (n, *self.batch)).reshape(n, -1).T[:, :, None]
+
+    def _batch(self, x: Array) -> Array:
+        return x[:, :, 0].T.reshape(-1, *self.batch)
 
 
 def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Lapack:
@@ -152,7 +163,7 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
 
     start = (matrix, jnp.ones(matrix.shape[2:], bool))
     # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
-    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n))
+    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n), unroll=SWEEPS_AT_ONCE)
     return Inverse(inverse=inverse, positive=positive)
 
 
@@ -160,8 +171,9 @@ def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:
     """LU factors with partial pivoting."""
     n, batch = matrix.shape[0], matrix.shape[2:]
     samples = jnp.moveaxis(matrix.reshape(n, n, -1), -1, 0)
-    lu, pivots = jax.vmap(lu_factor)(samples)
-    return Lapack(lu=lu, pivots=pivots, batch=batch)
+    factors, pivots, permutation = lu(samples)
+    odd = jnp.sum(pivots != jnp.arange(n), axis=-1) % 2 == 1
+    return Lapack(lu=factors, permutation=permutation, odd=odd, batch=batch)
 
 
 def multiply(
@@ -169,12 +181,13 @@ def multiply(
 ) -> Float[Array, "m *batch"]:
     """M v, for samples that have a matrix each or share one."""
     m, n = matrix.shape[:2]
-    if max(m, n) <= UNROLL_UP_TO:
+    shared = math.prod(matrix.shape[2:]) == 1
+    if max(m, n) <= (UNROLL_SHARED_UP_TO if shared else UNROLL_UP_TO):
         # XLA computes a concatenation once, and anything else again for each entry of the next
         # product that it can fuse it into.
         halves = jnp.split(matrix, [(m + 1) // 2]) if m > 1 else [matrix]
         return jnp.concatenate([_columns(half, vector) for half in halves])
-    if math.prod(matrix.shape[2:]) == 1:
+    if shared:
         product = matrix.reshape(m, n) @ vector.reshape(n, -1)
         return product.reshape(m, *vector.shape[1:])
     return jnp.einsum("ij...,j...->i...", matrix, vector)

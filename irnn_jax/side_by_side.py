@@ -22,9 +22,9 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
     Nothing may differentiate it in reverse mode, which a `custom_vmap` does not have.
 
     Args:
-        function: of arrays (*own, *batch), which returns a pytree of arrays likewise. Their batch
-            axes have the same number; one of length one is shared by all samples.
-        axes: how many own axes each argument has.
+        function: of arrays (*own, *batch), which returns a pytree of arrays likewise. They have
+            the same number of batch axes; those of a matrix may have length one.
+        axes: how many own axes each argument has: 1 for a vector, 2 for a matrix.
         out_axes: how many each leaf of the result has, a pytree like it.
     """
     batched = jax.custom_batching.custom_vmap(function)
@@ -62,8 +62,8 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
 
 
 def _join(argument: jax.Array, own: int, batch: tuple[int, ...]) -> jax.Array:
-    """One batch axis in place of several, of length one if the samples share the argument."""
+    """One batch axis in place of several; of length one for a matrix that all samples share."""
     shape = argument.shape[:own]
-    if math.prod(argument.shape[own:]) > 1:
+    if own == 1 or math.prod(argument.shape[own:]) > 1:
         argument = jnp.broadcast_to(argument, (*shape, *batch))
     return argument.reshape(*shape, -1)

@@ -5,8 +5,10 @@ trace; HYDRA_FULL_ERROR=1 shows all traces.
 """
 
 import contextlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import hydra
@@ -66,10 +68,12 @@ def edge(name: str, shows_traces: bool) -> Iterator[None]:
             sys.exit(130)
         # Where Hydra has looked is no help.
         line = " ".join(str(error).split()).split(" Config search path:")[0]
-        print(f"{name}: error: {line}", file=sys.stderr)
         if isinstance(error, Stopped):
-            # A save that failed leaves coroutines that complain, while the process ends, of it.
-            sys.unraisablehook = lambda _: None
+            # A save that failed leaves threads and coroutines that complain, while the process
+            # ends, of it.
+            sys.unraisablehook = threading.excepthook = lambda _: None
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+        print(f"{name}: error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BAD) else 1)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
+from irnn_jax.solvers.mixed_precision import MixedPrecision
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
