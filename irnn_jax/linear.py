@@ -25,7 +25,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 INVERT_UP_TO = 8
 SWEEP_UP_TO = 20
-SWEEPS_AT_ONCE = 4
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
@@ -163,7 +162,7 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
 
     start = (matrix, jnp.ones(matrix.shape[2:], bool))
     # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
-    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n), unroll=SWEEPS_AT_ONCE)
+    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n))
     return Inverse(inverse=inverse, positive=positive)
 
 
