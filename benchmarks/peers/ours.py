@@ -27,6 +27,21 @@ VARIANTS: dict[str, Variant] = {
         irnn.Exact(),
         {"dense": True},
     ),
+    "MixedPrecision": (
+        lambda tolerance: irnn.MixedPrecision(solver=irnn.PseudoTransient(tolerance=tolerance)),
+        irnn.Exact(),
+        {"dense": True},
+    ),
+    "InChunks": (
+        lambda tolerance: irnn.InChunks(solver=irnn.PseudoTransient(tolerance=tolerance)),
+        irnn.Exact(),
+        {"dense": True},
+    ),
+    "Anderson": (
+        lambda tolerance: irnn.Anderson(tolerance=tolerance, max_steps=MAX_ITERATIONS),
+        irnn.Exact(),
+        {},
+    ),
     "Flow": (
         lambda tolerance: irnn.Flow(tolerance=tolerance, max_steps=4096),
         irnn.Exact(),
