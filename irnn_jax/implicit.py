@@ -21,22 +21,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.dense_adjoint import dense_adjoint_system
 from irnn_jax.forward_mode import reverse_mode_only
 from irnn_jax.gradients import Adjoint, AdjointSystem, Gradient, ImplicitGradient, Unrolled
 from irnn_jax.lazily import at_most_once
-from irnn_jax.linear import multiply, solve_refined, solve_transposed_refined
-from irnn_jax.network import feedforward_mask
-from irnn_jax.problem import (
-    DIRECT_UP_TO,
-    CellProblem,
-    DenseProblem,
-    Problem,
-    State,
-    over_samples,
-    solve_krylov,
-)
+from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
 from irnn_jax.side_by_side import side_by_side
-from irnn_jax.solvers import Anderson, Solver
+from irnn_jax.solvers import Solver
 from irnn_jax.solvers.base import Escalating, max_norm, tolerance_of
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
@@ -246,87 +237,10 @@ def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
     state = jnp.where(converged[:, None], state, 0).T
     slope = accurate_slope(method.activation, matrix @ state + drive.T)
     slope = jnp.where(converged, slope, 0)
-    system = _adjoint_system(method, matrix, slope)
+    system = dense_adjoint_system(matrix, slope, method.sizes)
     adjoint, report = solve_adjoint(system, cotangents.state.T, converged, method)
     u = slope * adjoint
     return u @ state.T, u.T, report
-
-
-def _adjoint_system(
-    method: DenseMethod, matrix: Float[Array, "n n"], slope: Float[Array, "n batch"]
-) -> AdjointSystem:
-    """(I - A^T D) w = g for every sample of a batch that lies last."""
-    transpose = matrix.T[:, :, None]
-    feedforward = jnp.where(feedforward_mask(method.sizes), matrix, 0).T[:, :, None]
-
-    def solve(rhs: State, _: Any) -> State:
-        # The rule for a linear solve differentiates the system, and never how it is solved.
-        return jax.lax.custom_linear_solve(
-            lambda w: w - multiply(transpose, slope * w),
-            rhs,
-            lambda _, g: _SOLVE_ADJOINT(matrix[:, :, None], slope, g),
-            lambda _, g: _SOLVE_TANGENT(matrix[:, :, None], slope, g),
-        )
-
-    return AdjointSystem(
-        pullback=lambda w: multiply(transpose, slope * w),
-        feedforward_pullback=lambda w: multiply(feedforward, slope * w),
-        depth=len(method.sizes),
-        solve=solve,
-    )
-
-
-def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
-    """(I - A^T D) w = g."""
-    if rhs.shape[0] <= DIRECT_UP_TO:
-        return solve_transposed_refined(_identity_minus_jacobian(matrix, slope), rhs)
-    transpose = jnp.swapaxes(matrix, 0, 1)
-    found, failed = _accelerate(lambda w: multiply(transpose, slope * w), rhs)
-
-    def by_gmres(matrix: Array, slope: Array, rhs: Array) -> Array:
-        return solve_krylov(lambda w: w - (slope * w) @ matrix, rhs)
-
-    def mend(found: Array) -> Array:
-        return jnp.where(failed, over_samples(by_gmres, matrix, slope, rhs), found)
-
-    return at_most_once(jnp.any(failed), mend, found)
-
-
-def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
-    """(I - D A) v = r."""
-    if rhs.shape[0] <= DIRECT_UP_TO:
-        return solve_refined(_identity_minus_jacobian(matrix, slope), rhs)
-    found, failed = _accelerate(lambda v: slope * multiply(matrix, v), rhs)
-
-    def by_gmres(matrix: Array, slope: Array, rhs: Array) -> Array:
-        return solve_krylov(lambda v: v - slope * (matrix @ v), rhs)
-
-    def mend(found: Array) -> Array:
-        return jnp.where(failed, over_samples(by_gmres, matrix, slope, rhs), found)
-
-    return at_most_once(jnp.any(failed), mend, found)
-
-
-def _accelerate(product: Callable[[Array], Array], rhs: Array) -> tuple[Array, Array]:
-    """Solve w = g + J^T w by Anderson acceleration, for a wide batch; and which samples it failed.
-
-    An equilibrium that an iteration reaches has an adjoint that an iteration reaches: their rates
-    are the same. All samples share the products of an iteration, and none of those of GMRES.
-    """
-    tolerance = float(jnp.finfo(rhs.dtype).eps) ** 0.75 * max_norm(rhs)
-    anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
-    found = anderson.accelerate(lambda w: rhs + product(w), rhs, tolerance, forward)
-    return found.state, ~(max_norm(found.velocity) <= tolerance)
-
-
-def _identity_minus_jacobian(matrix: Array, slope: Array) -> Array:
-    n = slope.shape[0]
-    identity = jnp.eye(n, dtype=slope.dtype).reshape(n, n, *(1,) * (slope.ndim - 1))
-    return identity - slope[:, None] * matrix
-
-
-_SOLVE_ADJOINT = side_by_side(_solve_adjoint, (2, 1, 1), 1)
-_SOLVE_TANGENT = side_by_side(_solve_tangent, (2, 1, 1), 1)
 
 
 _dense_rule.defvjp(_dense_forward, _dense_backward)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax import implicit, problem
+from irnn_jax import dense_adjoint, problem
 from tests.problems import NETWORKS, inputs, network, reference_equilibrium, relative_error
 
 WIDE = network((3, 12, 4), scale=0.6)
@@ -25,7 +25,7 @@ def _gradients(net, x, **options):
 def _iterative(monkeypatch):
     """Systems of more than three unknowns are solved without a factorisation."""
     monkeypatch.setattr(problem, "DIRECT_UP_TO", 3)
-    monkeypatch.setattr(implicit, "DIRECT_UP_TO", 3)
+    monkeypatch.setattr(dense_adjoint, "DIRECT_UP_TO", 3)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -53,7 +53,7 @@ def test_an_adjoint_that_the_iteration_does_not_find_is_found_by_gmres(request, 
     x = 0.1 * inputs(net, batch=3)
     expected, _ = _gradients(net, x)
     request.getfixturevalue("_iterative")
-    monkeypatch.setattr(implicit, "Anderson", lambda max_steps: irnn.Anderson(max_steps=1))
+    monkeypatch.setattr(dense_adjoint, "Anderson", lambda max_steps: irnn.Anderson(max_steps=1))
     actual, _ = _gradients(net, x)
     assert relative_error(actual, expected) < 1e-9
 

@@ -20,49 +20,9 @@ from irnn_jax.solvers.base import (
     Solved,
     check_positive,
     integrate,
-    max_norm,
     tolerance_of,
 )
-
-NEWTON_FROM = 32.0  # in units of the layer's time constant
-
-
-class StepReport(NamedTuple):
-    """What a step tells of itself, sample by sample.
-
-    Attributes:
-        error: of the embedded method of second order, in units of the activities.
-        ahead: how far the equilibrium still is, as far as the last step can tell.
-        ratio: max|F(Y1)| / max|F(Y0)|.
-        across_pole: the step leapt over a pole of ((2/h + 1) I - D A)^-1, so its direction along
-            some unstable mode is reversed.
-    """
-
-    error: Float[Array, "*batch"]
-    ahead: Float[Array, "*batch"]
-    ratio: Float[Array, "*batch"]
-    across_pole: Bool[Array, "*batch"]
-
-
-class Iterate(NamedTuple):
-    """What diffrax integrates: the activities of a batch, and what else is known where they are.
-
-    Attributes:
-        state: Y, (n, *batch).
-        velocity: F(Y) = f(A Y + b) - Y, (n, *batch), so that it is evaluated once a step and not
-            again by the event.
-        slope: what the linearisation at Y needs, evaluated along with the velocity.
-        residual: max|velocity|, (*batch).
-        remaining: the error that the step which led here left in Y, in units of 1/rate, (*batch).
-        time: for how long the flow was followed to here, in units of the time constant, (*batch).
-    """
-
-    state: State
-    velocity: State
-    slope: Array
-    residual: Float[Array, "*batch"]
-    remaining: Float[Array, "*batch"]
-    time: Float[Array, "*batch"]
+from irnn_jax.solvers.rodas3 import Iterate, StepReport, iterate, rodas3
 
 
 class Progress(NamedTuple):
@@ -79,79 +39,6 @@ class Progress(NamedTuple):
     step_size: Float[Array, "*batch"]
     followed: Float[Array, "*batch"]
     num_steps: Float[Array, "*batch"]
-
-
-def iterate(
-    problem: Problem,
-    state: State,
-    *,
-    remaining: Float[Array, "*batch"],
-    time: Float[Array, "*batch"],
-) -> Iterate:
-    """An iterate at `state`."""
-    value, slope = problem.map_and_slope(state)
-    velocity = value - state
-    return Iterate(
-        state=state,
-        velocity=velocity,
-        slope=slope,
-        residual=max_norm(velocity),
-        remaining=remaining,
-        time=time,
-    )
-
-
-def rodas3(
-    problem: Problem, y0: Iterate, step_size: Float[Array, "*batch"]
-) -> tuple[Iterate, StepReport]:
-    """One step of the Rosenbrock method RODAS3 of third order, L-stable and stiffly accurate.
-
-    Four solves with one matrix M = (2/h + 1) I - D A, and three evaluations of F:
-
-        M u1 = F(Y0)                        M u2 = F(Y0) + 4 u1/h
-        M u3 = F(Y0 + 2 u1) + (u1 - u2)/h   M u4 = F(Y0 + 2 u1 + u3) + (u1 - u2 - 8/3 u3)/h
-        Y1 = Y0 + 2 u1 + u3 + u4,           and u4 is the error of the method without it.
-
-    It follows the flow to third order. From h = `NEWTON_FROM` on there is no motion left to
-    follow, only an equilibrium to reach, and the three evaluations make three Newton steps with
-    one Jacobian, u1, u3 and u4, without the terms in 1/h. RODAS3's own limit is Newton's method
-    too, but it looks at F twice a Newton step away: next to a fold, on the far side.
-
-    After Sandu, Verwer, Blom, Spee, Carmichael and Potra, "Benchmarking stiff ODE solvers for
-    atmospheric chemistry problems II", Atmospheric Environment 31 (1997), in the variables of
-    Hairer and Wanner.
-    """
-    rate = 1 / step_size
-    system = problem.damped_newton(y0.state, y0.slope, 2 * rate)
-
-    def velocity(state: State) -> State:
-        return problem.map(state) - state
-
-    newton = rate * NEWTON_FROM < 1
-    flows = jnp.where(newton, 0, rate)
-    u1 = system.solve(y0.velocity)
-    u2 = system.solve(y0.velocity + 4 * rate * u1)
-    state = y0.state + jnp.where(newton, 1, 2) * u1
-    u3 = system.solve(velocity(state) + flows * (u1 - u2))
-    state = state + u3
-    u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
-    state = state + u4
-
-    step, error = max_norm(state - y0.state), max_norm(u4)
-    # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
-    # what its own solution leaves: times |M^-1|, that part of u4 is still there.
-    remaining = error * (step + rate + problem.linear_accuracy(state.dtype))
-    time = y0.time + jnp.where(newton, 0, step_size)
-    y1 = iterate(problem, state, remaining=remaining, time=time)
-    # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
-    before = jnp.maximum(y0.residual, jnp.finfo(state.dtype).tiny)
-    report = StepReport(
-        error=error,
-        ahead=jnp.maximum(1, step / before) * y1.residual,
-        ratio=y1.residual / before,
-        across_pole=~system.determinant_is_positive(),
-    )
-    return y1, report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""The adjoint's linear systems (I - A^T D) w = g of a network, for a batch that lies last.
+
+Solved directly up to `DIRECT_UP_TO` neurons. A wide system is iterated with Anderson acceleration,
+whose products with A all samples share, and solved by GMRES where that does not end: an equilibrium
+that an iteration reaches has an adjoint that an iteration reaches, since their rates are the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from irnn_jax.gradients import AdjointSystem
+from irnn_jax.lazily import at_most_once
+from irnn_jax.linear import multiply, solve_refined, solve_transposed_refined
+from irnn_jax.network import feedforward_mask
+from irnn_jax.problem import DIRECT_UP_TO, State, over_samples, solve_krylov
+from irnn_jax.side_by_side import side_by_side
+from irnn_jax.solvers import Anderson
+from irnn_jax.solvers.base import max_norm
+
+
+def dense_adjoint_system(
+    matrix: Float[Array, "n n"], slope: Float[Array, "n batch"], sizes: tuple[int, ...]
+) -> AdjointSystem:
+    """The systems of all samples; `sizes` are the layers', from input to output."""
+    transpose = matrix.T[:, :, None]
+    feedforward = jnp.where(feedforward_mask(sizes), matrix, 0).T[:, :, None]
+
+    def solve(rhs: State, _: Any) -> State:
+        # The rule for a linear solve differentiates the system, and never how it is solved.
+        return jax.lax.custom_linear_solve(
+            lambda w: w - multiply(transpose, slope * w),
+            rhs,
+            lambda _, g: solve_adjoint(matrix[:, :, None], slope, g),
+            lambda _, g: solve_tangent(matrix[:, :, None], slope, g),
+        )
+
+    return AdjointSystem(
+        pullback=lambda w: multiply(transpose, slope * w),
+        feedforward_pullback=lambda w: multiply(feedforward, slope * w),
+        depth=len(sizes),
+        solve=solve,
+    )
+
+
+def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
+    """(I - A^T D) w = g."""
+    if rhs.shape[0] <= DIRECT_UP_TO:
+        return solve_transposed_refined(_identity_minus_jacobian(matrix, slope), rhs)
+    transpose = jnp.swapaxes(matrix, 0, 1)
+    return _iterate(
+        lambda w: multiply(transpose, slope * w),
+        lambda matrix, slope, w: (slope * w) @ matrix,
+        (matrix, slope, rhs),
+    )
+
+
+def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
+    """(I - D A) v = r."""
+    if rhs.shape[0] <= DIRECT_UP_TO:
+        return solve_refined(_identity_minus_jacobian(matrix, slope), rhs)
+    return _iterate(
+        lambda v: slope * multiply(matrix, v),
+        lambda matrix, slope, v: slope * (matrix @ v),
+        (matrix, slope, rhs),
+    )
+
+
+solve_adjoint = side_by_side(_solve_adjoint, (2, 1, 1), 1)
+solve_tangent = side_by_side(_solve_tangent, (2, 1, 1), 1)
+
+
+def _iterate(
+    product: Callable[[Array], Array],
+    product_of_one: Callable[[Array, Array, Array], Array],
+    system: tuple[Array, Array, Array],
+) -> Array:
+    """Solve w - K w = g; K w for the batch is `product`, and for one sample `product_of_one`."""
+    rhs = system[-1]
+    tolerance = float(jnp.finfo(rhs.dtype).eps) ** 0.75 * max_norm(rhs)
+    anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
+    found = anderson.accelerate(lambda w: rhs + product(w), rhs, tolerance, forward)
+    failed = ~(max_norm(found.velocity) <= tolerance)
+
+    def by_gmres(matrix: Array, slope: Array, rhs: Array) -> Array:
+        return solve_krylov(lambda w: w - product_of_one(matrix, slope, w), rhs)
+
+    def mend(state: Array) -> Array:
+        return jnp.where(failed, over_samples(by_gmres, *system), state)
+
+    return at_most_once(jnp.any(failed), mend, found.state)
+
+
+def _identity_minus_jacobian(matrix: Array, slope: Array) -> Array:
+    n = slope.shape[0]
+    identity = jnp.eye(n, dtype=slope.dtype).reshape(n, n, *(1,) * (slope.ndim - 1))
+    return identity - slope[:, None] * matrix
