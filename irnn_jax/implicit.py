@@ -92,14 +92,15 @@ def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
 
     The solution's state is (n, *batch) too.
     """
-    state, num_steps, time = method.solver.solve(problem, y0, method.diffrax_adjoint())
+    solved = method.solver.solve(problem, y0, method.diffrax_adjoint())
+    state = solved.state
     residual = max_norm(problem.map(state) - state)
     # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
     tolerance = tolerance_of(method.solver, state.dtype)
     finite = jnp.all(jnp.isfinite(state), axis=0)
-    status = judge(residual, finite, jax.lax.stop_gradient(time), tolerance)
-    return Solution(state=state, residual=residual, num_steps=num_steps, status=status)
+    status = judge(residual, finite, jax.lax.stop_gradient(solved.time), tolerance)
+    return Solution(state=state, residual=residual, num_steps=solved.num_steps, status=status)
 
 
 def without_failed_gradients(solution: Solution) -> Solution:

@@ -96,7 +96,7 @@ def test_mixed_precision_ends_in_float64_and_solves_again_what_float32_cannot():
 
 def test_solvers_inside_solvers_are_checked():
     with pytest.raises(ValueError, match="max_steps must be positive"):
-        irnn.MixedPrecision(max_steps=0)
+        irnn.MixedPrecision(solver=irnn.PseudoTransient(max_steps=0))
     with pytest.raises(ValueError, match="must be a PseudoTransient or a MixedPrecision, got Pic"):
         irnn.InChunks(solver=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):

@@ -66,7 +66,12 @@ class Anderson:
         tolerance = tolerance_of(self, y0.dtype)
         history = self.accelerate(problem.map, y0, tolerance, adjoint)
         num_steps = jax.lax.stop_gradient(history.num_steps).astype(jnp.int32)
-        return Solved(state=history.state, num_steps=num_steps, time=jnp.zeros_like(y0[0]))
+        return Solved(
+            state=history.state,
+            num_steps=num_steps,
+            time=jnp.zeros_like(history.num_steps),
+            finished=~(max_norm(history.velocity) > tolerance),
+        )
 
     def accelerate(
         self,

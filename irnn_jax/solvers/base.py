@@ -20,11 +20,14 @@ class Solved(NamedTuple):
         num_steps: how many steps each sample took, rejected ones included, (*batch).
         time: for how many time constants the flow was followed, (*batch); 0 by a solver that does
             not control its error, and so cannot tell a limit cycle from its own instability.
+        finished: whether a sample ended by itself, and not with the last step it was given,
+            (*batch).
     """
 
     state: State
     num_steps: Int[Array, "*batch"]
     time: Float[Array, "*batch"] | float = 0.0
+    finished: Bool[Array, "*batch"] | bool = True
 
 
 @runtime_checkable
@@ -70,8 +73,10 @@ def sample_by_sample(solve: Solve) -> Solve:
         if y0.ndim == 1:
             solved = solve(self, problem, y0, adjoint)
             # A number that is the same for all samples becomes one for each.
-            return solved._replace(time=jnp.asarray(solved.time, y0.dtype))
-        out = Solved(state=-1, num_steps=-1, time=-1)  # pyright: ignore[reportArgumentType]
+            return solved._replace(
+                time=jnp.asarray(solved.time, y0.dtype), finished=jnp.asarray(solved.finished)
+            )
+        out = Solved(*(-1 for _ in Solved._fields))  # pyright: ignore[reportArgumentType]
         problem, axes = problem.along_last_axis()
         one_axis_less = functools.partial(solve_batch, self, adjoint=adjoint)
         return jax.vmap(one_axis_less, in_axes=(axes, -1), out_axes=out)(problem, y0)

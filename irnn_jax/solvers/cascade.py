@@ -71,6 +71,7 @@ class Cascade:
                 state=jnp.where(again, solved.state, before.state),
                 num_steps=before.num_steps + jnp.where(again, solved.num_steps, 0),
                 time=jnp.where(again, solved.time, before.time),
+                finished=jnp.where(again, solved.finished, before.finished),
             )
 
         solved = self.solvers[0].solve(problem, y0, adjoint)

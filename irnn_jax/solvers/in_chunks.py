@@ -59,28 +59,25 @@ class InChunks:
         count = y0.shape[1]
         num_chunks = -(-count // self.width)
         padding = num_chunks * self.width - count
-        limited = dataclasses.replace(self.solver, max_steps=self.first_steps)
+        limited = self.solver.limited_to(self.first_steps)
 
-        def chunk(solver: Any, index: jax.Array) -> Solved:
-            part = problem.at_samples(index)
-            return solver.solve(part, y0[:, index], adjoint)
+        def chunk(solver: PseudoTransient | MixedPrecision, index: jax.Array) -> Solved:
+            return solver.solve(problem.at_samples(index), y0[:, index], adjoint)
 
         # The last chunk is filled up with the last sample.
-        every = jnp.minimum(jnp.arange(count + padding), count - 1).reshape(num_chunks, -1)
-        quick = _join(jax.lax.map(lambda index: chunk(limited, index), every), count)
-        slow = quick.num_steps >= self.first_steps
-        # Slow samples first; the chunks after the last of them stay empty.
+        places = jnp.minimum(jnp.arange(count + padding), count - 1).reshape(num_chunks, -1)
+        chunks = jax.lax.map(lambda index: chunk(limited, index), places)
+        quick = _join(chunks, count)
+        slow = ~quick.finished
+        # Slow samples first: the chunks after the last of them are left as they are.
         order = jnp.argsort(~slow, stable=True)
-        padded = order[jnp.minimum(jnp.arange(count + padding), count - 1)].reshape(num_chunks, -1)
-        needed = -(-jnp.sum(slow) // self.width)
 
         def again(k: jax.Array, found: Solved) -> Solved:
-            part = chunk(self.solver, padded[k])
+            part = chunk(self.solver, order[places[k]])
             return jax.tree.map(lambda all_, one: all_.at[k].set(one), found, part)
 
-        shape = jax.eval_shape(lambda: jax.lax.map(lambda index: chunk(limited, index), every))
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-        second = _join(jax.lax.fori_loop(0, needed, again, empty), count)
+        needed = -(-jnp.sum(slow) // self.width)
+        second = _join(jax.lax.fori_loop(0, needed, again, chunks), count)
         rank = jnp.argsort(order)
         return jax.tree.map(lambda one, two: jnp.where(slow, two[..., rank], one), quick, second)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, max_norm, tolerance_of, velocity
+from irnn_jax.solvers.base import Solved, max_norm, tolerance_of, velocity
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
@@ -21,17 +21,9 @@ class MixedPrecision:
 
     Attributes:
         solver: pseudo-transient continuation, for both precisions; its tolerance is for float64.
-        max_steps: of `solver`, in either precision; None leaves it.
     """
 
     solver: PseudoTransient = PseudoTransient()
-    max_steps: int | None = None
-
-    def __post_init__(self):
-        check_positive(max_steps=self.max_steps)
-        if self.max_steps is not None:
-            limited = dataclasses.replace(self.solver, max_steps=self.max_steps)
-            object.__setattr__(self, "solver", limited)
 
     @property
     def tolerance(self) -> float | None:
@@ -41,6 +33,10 @@ class MixedPrecision:
     def more_cautious(self) -> PseudoTransient:
         """In float64 from the start."""
         return self.solver.more_cautious()
+
+    def limited_to(self, num_steps: int) -> "MixedPrecision":
+        """The same with so many steps at the most, in either precision."""
+        return MixedPrecision(solver=self.solver.limited_to(num_steps))
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0."""
@@ -60,4 +56,5 @@ class MixedPrecision:
             state=solved.state,
             num_steps=found.num_steps + solved.num_steps,
             time=solved.time + jnp.where(rests, jnp.asarray(found.time, y0.dtype), 0),
+            finished=found.finished & solved.finished,
         )

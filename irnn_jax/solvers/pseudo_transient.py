@@ -229,6 +229,10 @@ class PseudoTransient:
             max_steps=2 * self.max_steps,
         )
 
+    def limited_to(self, num_steps: int) -> "PseudoTransient":
+        """The same with so many steps at the most."""
+        return dataclasses.replace(self, max_steps=num_steps)
+
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
         first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
@@ -272,4 +276,9 @@ class PseudoTransient:
             at_rest=lambda t, y, args, **kwargs: jnp.all(continuation.at_rest(y.at)),
         )
         num_steps = jax.lax.stop_gradient(last.num_steps).astype(jnp.int32)
-        return Solved(state=last.at.state, num_steps=num_steps, time=last.at.time)
+        return Solved(
+            state=last.at.state,
+            num_steps=num_steps,
+            time=last.at.time,
+            finished=continuation.at_rest(last.at),
+        )
