@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from irnn_jax.activations import Activation, check_elementwise
 from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
-from irnn_jax.implicit import AdjointReport, DenseMethod, Solution, dense_equilibrium
+from irnn_jax.implicit import AdjointReport, DenseMethod, dense_equilibrium
 from irnn_jax.network import (
     Network,
     NetworkLike,
@@ -23,6 +23,7 @@ from irnn_jax.network import (
     split_layers,
 )
 from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solving import Solution
 from irnn_jax.status import Status
 
 NOT_CONVERGED = "no equilibrium was reached for at least one sample; see Equilibrium.converged"
@@ -161,17 +162,22 @@ def _equilibrium(
         activities = split_layers(net, solution.state)
     else:
         activities, solution = _feed_forward(net, x, finite[:, 0], method.activation)
-    if method.throw:
+    flat = as_equilibrium(solution, activities, throw=method.throw)
+    return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
+
+
+def as_equilibrium(solution: Solution, activities: Any, *, throw: bool) -> Equilibrium:
+    """The public record of a solution, whose `activities` alone carry gradients."""
+    if throw:
         failed = ~jax.lax.stop_gradient(solution.converged)
         activities = eqx.error_if(activities, failed, NOT_CONVERGED)
-    flat = Equilibrium(
+    return Equilibrium(
         activities=activities,
         residual=jax.lax.stop_gradient(solution.residual),
         num_steps=solution.num_steps,
         converged=solution.converged,
         status=solution.status,
     )
-    return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
 
 def _feed_forward(

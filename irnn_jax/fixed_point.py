@@ -5,12 +5,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from irnn_jax.equilibrium import NOT_CONVERGED, Equilibrium, adjoint_probe
+from irnn_jax.equilibrium import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport, CellMethod, cell_equilibrium
@@ -70,17 +69,7 @@ def fixed_point(
         probe = adjoint_probe((), flat_y0.dtype)
     with forward_mode_explained():
         solution = _solve(method, (params, hoisted), x, flat_y0, probe)
-    activities = unflatten(solution.state)
-    if throw:
-        failed = ~jax.lax.stop_gradient(solution.converged)
-        activities = eqx.error_if(activities, failed, NOT_CONVERGED)
-    return Equilibrium(
-        activities=activities,
-        residual=jax.lax.stop_gradient(solution.residual),
-        num_steps=solution.num_steps,
-        converged=solution.converged,
-        status=solution.status,
-    )
+    return as_equilibrium(solution, unflatten(solution.state), throw=throw)
 
 
 _solve = jax.jit(cell_equilibrium, static_argnums=0)

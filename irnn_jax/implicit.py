@@ -14,23 +14,19 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.dense_adjoint import dense_adjoint_system
 from irnn_jax.forward_mode import reverse_mode_only
-from irnn_jax.gradients import Adjoint, AdjointSystem, Gradient, ImplicitGradient, Unrolled
-from irnn_jax.lazily import at_most_once
-from irnn_jax.problem import CellProblem, DenseProblem, Problem, State, solve_krylov
+from irnn_jax.gradients import Adjoint, AdjointSystem, Unrolled
+from irnn_jax.problem import CellProblem, DenseProblem, State, solve_krylov
 from irnn_jax.side_by_side import side_by_side
-from irnn_jax.solvers import Solver
-from irnn_jax.solvers.base import Escalating, max_norm, tolerance_of
-from irnn_jax.spectrum import find_unstable
-from irnn_jax.status import Status, judge
+from irnn_jax.solving import Method, Solution, only_stable, solve_batch
+from irnn_jax.status import Status
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
 
@@ -48,59 +44,6 @@ class AdjointReport(NamedTuple):
 
     residual: Float[Array, "*batch"]
     failed: Float[Array, "*batch"]
-
-
-class Solution(NamedTuple):
-    """An equilibrium as flat states; see `irnn_jax.Equilibrium` for the fields."""
-
-    state: Float[Array, "*batch n"]
-    residual: Float[Array, "*batch"]
-    num_steps: Int[Array, "*batch"]
-    status: Int[Array, "*batch"]
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Which samples may be used."""
-        return self.status == Status.CONVERGED
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """Everything about a solve that is static under jit."""
-
-    solver: Solver
-    gradient: Gradient
-    throw: bool = False
-
-    def __post_init__(self):
-        # A class has the methods too: `solver=Picard`, without parentheses, is a likely slip.
-        if not isinstance(self.solver, Solver) or isinstance(self.solver, type):
-            raise ValueError(f"solver must be one of the solvers, got {self.solver!r}")
-        known = isinstance(self.gradient, ImplicitGradient | Unrolled)
-        if not known or isinstance(self.gradient, type):
-            raise ValueError(f"gradient must be one of the gradients, got {self.gradient!r}")
-
-    def diffrax_adjoint(self) -> diffrax.AbstractAdjoint:
-        """Only `Unrolled` differentiates the loop; the plain loop is fastest for the others."""
-        if isinstance(self.gradient, Unrolled):
-            return self.gradient.diffrax_adjoint()
-        return diffrax.ForwardMode()
-
-
-def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
-    """Run the solver on states (n, *batch) and judge where each sample stopped.
-
-    The solution's state is (n, *batch) too.
-    """
-    solved = method.solver.solve(problem, y0, method.diffrax_adjoint())
-    state = solved.state
-    residual = max_norm(problem.map(state) - state)
-    # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
-    residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
-    tolerance = tolerance_of(method.solver, state.dtype)
-    finite = jnp.all(jnp.isfinite(state), axis=0)
-    status = judge(residual, finite, jax.lax.stop_gradient(solved.time), tolerance)
-    return Solution(state=state, residual=residual, num_steps=solved.num_steps, status=status)
 
 
 def without_failed_gradients(solution: Solution) -> Solution:
@@ -193,38 +136,6 @@ def _solve_dense(
         residual=jnp.where(valid, solution.residual, jnp.inf),
         status=status,
     )
-
-
-def only_stable(problem: DenseProblem, solution: Solution, method: DenseMethod) -> Solution:
-    """Flag the equilibria that the flow would leave, after one more, cautious attempt at each.
-
-    Most of them are what Newton's method finds inside a limit cycle. The others hide an equilibrium
-    that the flow does reach, for a solver that follows it more closely.
-    """
-
-    def flagged(solution: Solution) -> Solution:
-        _, slope = problem.map_and_slope(solution.state)
-        jacobian = jnp.moveaxis(slope[:, None] * problem.matrix, (0, 1), (-2, -1))
-        unstable = find_unstable(jacobian, solution.converged)
-        return solution._replace(status=jnp.where(unstable, Status.UNSTABLE, solution.status))
-
-    def retried(solution: Solution) -> Solution:
-        again = solution.status == Status.UNSTABLE
-        # The others start where they are, and are done after a step.
-        start = jnp.where(again, 0, solution.state)
-        second = flagged(solve_batch(problem, start, cautious))
-        better = again & second.converged
-        chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), second, solution)
-        num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
-        return chosen._replace(num_steps=num_steps)
-
-    solution = flagged(solution)
-    if not isinstance(method.solver, Escalating):
-        return solution
-    cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
-    if isinstance(method.gradient, Unrolled):  # no reverse mode through a loop that may be skipped
-        return retried(solution)
-    return at_most_once(solution.status == Status.UNSTABLE, retried, solution)
 
 
 def _dense_forward(method, matrix, drive, probe):

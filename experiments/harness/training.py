@@ -144,19 +144,23 @@ def run(
         for number in range(first, num_epochs + 1):
             averages = program.epoch() if number else None
             due = number % eval_every == 0 or number == num_epochs
-            epoch = Epoch(
-                number, averages, program.evaluate(last=number == num_epochs) if due else None
-            )
+            evaluation = program.evaluate(last=number == num_epochs) if due else None
+            epoch = Epoch(number, averages, evaluation)
             history.epochs.append(epoch)
             if averages is not None:
-                error, converged = np.median(averages.error), np.mean(averages.converged)
-                task.update(number, loss=float(error), converged=float(converged))
+                show(task, number, averages)
                 num_unsaved += due
             clock.tick()
             if num_unsaved == checkpoint_every or (number == num_epochs and num_epochs):
                 save(checkpoints, program, keys, history, clock, score(epoch.evaluation))
                 num_unsaved = 0
             yield epoch
+
+
+def show(task: Task, number: int, averages: Averages) -> None:
+    """Bring the display up to date after epoch `number`."""
+    error, converged = np.median(averages.error), np.mean(averages.converged)
+    task.update(number, loss=float(error), converged=float(converged))
 
 
 class Clock:

@@ -145,8 +145,8 @@ def _counts(everyone: Mapping[str, Seeds], config: DictConfig) -> Table:
             "median error",
         ),
         rows=rows,
-        note="Training on can lose a solution again: when the weights cross a fold, an "
-        "equilibrium vanishes and the flow from Y = 0 ends in another one.",
+        note="Training on can lose a solution again: where a new pair of equilibria is born on its "
+        "way, the flow from Y = 0 ends there instead. The guard takes such steps back.",
     )
 
 
