@@ -1,5 +1,6 @@
 """The training step: loss, gradient, update, and what is known about them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,15 +10,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation
-from irnn_jax.equilibrium import adjoint_probe, equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.guard import Guard, GuardState
+from irnn_jax.implicit import AdjointReport
 from irnn_jax.network import NetworkLike, as_network
-from irnn_jax.penalties import squared_jacobian
+from irnn_jax.objective import Found, Loss, Objective
 from irnn_jax.solvers import PseudoTransient, Solver
 
 Batch = tuple[Array, Any]
-Loss = Callable[[Array, Any], Array]
 
 
 class TrainState(NamedTuple):
@@ -123,118 +123,79 @@ def make_train_step(
         ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
             return one number for a sample.
     """
-    if not isinstance(penalty, Array) and not 0 <= penalty < float("inf"):
-        raise ValueError(f"penalty must be a number of at least 0, got {penalty}")
-    penalised = isinstance(penalty, Array) or penalty > 0
-
-    def sample_losses(params: NetworkLike, x: Array, target: Any, probe: Any = None):
-        net = as_network(params)
-        result = equilibrium(
-            net,
-            x,
-            solver=solver,
-            gradient=gradient,
-            activation=activation,
-            check_stability=check_stability,
-            probe=probe,
-        )
-        usable = result.converged & _finite(target, result.converged)
-        # Replace before the loss, not after: its derivative at a NaN would be NaN, masked or not.
-        output = _where(usable, result.activities[-1])
-        losses = _per_sample(loss, x.ndim - 1)(output, _where(usable, target))
-        if losses.shape != x.shape[:-1]:
-            shape = losses.shape[x.ndim - 1 :]
-            raise ValueError(f"loss must return one number for a sample, got shape {shape}")
-        return losses, usable, result
-
-    def batch_loss(params: NetworkLike, probe: Any, x: Array, target: Any):
-        net = as_network(params)
-        losses, usable, result = sample_losses(net, x, target, probe)
-        count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
-        task = jnp.sum(jnp.where(usable, losses, 0)) / count
-        added = jnp.zeros_like(task)
-        if penalised:
-            state = _where(usable, jnp.concatenate(result.activities, axis=-1))
-            squares = squared_jacobian(net, _where(usable, x), state, activation)
-            mean = jnp.sum(jnp.where(usable, squares, 0)) / count
-            added = jnp.asarray(penalty, task.dtype) * mean.astype(task.dtype)
-        return task + added, (task, added, result, usable)
-
-    def guarded(state: TrainState, updates: Any, x: Array, target: Any):
-        params: Any = state.net
-        if guard is None or state.guard is None or not as_network(params).is_recurrent:
-            net: Any = optax.apply_updates(params, updates)
-            one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
-            return net, state.guard, jnp.zeros((), bool), one
-        scale = state.guard.scale
-        updates = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
-        net, guard_state, rejected = guard.look(
-            state.guard,
-            optax.apply_updates(params, updates),
-            state.step + 1,
-            lambda net: sample_losses(net, x, target)[:2],
-        )
-        return net, guard_state, rejected, scale
+    objective = Objective(
+        loss=loss,
+        solver=solver,
+        gradient=gradient,
+        activation=activation,
+        check_stability=check_stability,
+        penalty=penalty,
+    )
 
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         x, target = batch
         x = jnp.asarray(x)
-        probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(state.net)))
-        value_and_gradient = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
-        (_, aux), (grads, report) = value_and_gradient(state.net, probe, x, target)
-        value, added, result, usable = aux
-        norm = optax.tree.norm(grads)
-        # A finite norm has finite squares, so that Adam's second moment stays finite too.
-        applied = jnp.isfinite(norm)
-        grads = jax.tree.map(lambda g: jnp.where(applied, g, 0), grads)
+        found, report, grads = objective.gradient_of_batch(state.net, x, target)
+        grads, norm, applied = _finite_or_zero(grads)
         params: Any = state.net
+        losses = functools.partial(objective.usable_losses, x=x, target=target)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        net, guard_state, rejected, scale = guarded(state, updates, x, target)
-        attempted = jnp.maximum(jnp.sum(usable), 1).astype(report.failed.dtype)
-        metrics = Metrics(
-            loss=value,
+        net, guard_state, rejected, scale = _move(state, updates, guard, losses)
+        metrics = _metrics(
+            found,
+            report,
             gradient_norm=norm,
-            mean_steps=_mean(result.num_steps).astype(value.dtype),
-            max_steps=jnp.max(result.num_steps, initial=0),
-            converged=_mean(usable).astype(value.dtype),
-            adjoint_residual=jnp.max(report.residual, initial=0),
-            adjoint_converged=1 - jnp.sum(report.failed) / attempted,
             applied=applied,
             rejected=rejected,
             update_scale=scale,
-            penalty=added,
         )
-        return (
-            TrainState(net=net, opt_state=opt_state, step=state.step + 1, guard=guard_state),
-            metrics,
-        )
+        step = state.step + 1
+        return TrainState(net=net, opt_state=opt_state, step=step, guard=guard_state), metrics
 
     return step
 
 
-def _per_sample(loss: Loss, num_axes: int) -> Loss:
-    for _ in range(num_axes):
-        loss = jax.vmap(loss)
-    return loss
+def _finite_or_zero(grads: Any) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+    """The gradient, its norm, and whether it is finite; if not, it is zero."""
+    norm = optax.tree.norm(grads)
+    # A finite norm has finite squares, so that Adam's second moment stays finite too.
+    applied = jnp.isfinite(norm)
+    return jax.tree.map(lambda g: jnp.where(applied, g, 0), grads), norm, applied
 
 
-def _finite(tree: Any, usable: Bool[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Which samples have only finite numbers in all leaves of `tree`."""
-    for leaf in jax.tree.leaves(tree):
-        own_axes = tuple(range(usable.ndim, jnp.ndim(leaf)))
-        usable = usable & jnp.all(jnp.isfinite(leaf), axis=own_axes)
-    return usable
+def _metrics(found: Found, report: AdjointReport, **update: Array) -> Metrics:
+    """From what the objective and the adjoint solves tell, and the fields about the update."""
+    value, added, result, usable = found
+    attempted = jnp.maximum(jnp.sum(usable), 1).astype(report.failed.dtype)
+    return Metrics(
+        loss=value,
+        mean_steps=_mean(result.num_steps).astype(value.dtype),
+        max_steps=jnp.max(result.num_steps, initial=0),
+        converged=_mean(usable).astype(value.dtype),
+        adjoint_residual=jnp.max(report.residual, initial=0),
+        adjoint_converged=1 - jnp.sum(report.failed) / attempted,
+        penalty=added,
+        **update,
+    )
 
 
-def _where(usable: Bool[Array, "*batch"], tree: Any) -> Any:
-    """`tree` with zeros in the samples that are not usable."""
-
-    def mask(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
-
-    return jax.tree.map(mask, tree)
+def _move(
+    state: TrainState,
+    updates: Any,
+    guard: Guard | None,
+    losses: Callable[[NetworkLike], tuple[Array, Array]],
+) -> tuple[Any, GuardState | None, Bool[Array, ""], Float[Array, ""]]:
+    """The parameters after an update, the guard's state, whether it rejected, and its scale."""
+    params: Any = state.net
+    if guard is None or state.guard is None or not as_network(params).is_recurrent:
+        net: Any = optax.apply_updates(params, updates)
+        one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
+        return net, state.guard, jnp.zeros((), bool), one
+    scale = state.guard.scale
+    updates = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
+    net = optax.apply_updates(params, updates)
+    return *guard.look(state.guard, net, state.step + 1, losses), scale
 
 
 def _mean(values: Array) -> Array:
