@@ -84,12 +84,28 @@ def test_mixed_precision_ends_in_float64_and_solves_again_what_float32_cannot():
     result = irnn.equilibrium(net, x, solver=irnn.MixedPrecision())
     for a, b in zip(result.activities, reference_equilibrium(net, x), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
-    # A drive of 1e39 is infinite in float32, and f(1e39) is one.
-    first = net.layers[0]
-    huge = net._replace(layers=(first._replace(bias=first.bias + 1e39), *net.layers[1:]))
+    # A weight of 1e39 is infinite in float32, and infinity times Y = 0 is not a number.
+    last = net.layers[-1]
+    huge = net._replace(
+        layers=(net.layers[0], last._replace(feedforward=1e39 * jnp.abs(last.feedforward)))
+    )
     result = irnn.equilibrium(huge, x, solver=irnn.MixedPrecision())
     expected = irnn.equilibrium(huge, x)
+    assert np.all(expected.converged)
     np.testing.assert_array_equal(result.status, expected.status)
+    for a, b in zip(result.activities, expected.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+
+
+def test_what_does_not_rest_in_float32_is_solved_in_float64_from_the_start():
+    net = NETWORKS["two_layers"]
+    x = inputs(net, batch=4)
+    few = irnn.PseudoTransient(max_steps=2)
+    expected = irnn.equilibrium(net, x, solver=few)
+    result = irnn.equilibrium(net, x, solver=irnn.MixedPrecision(solver=few))
+    assert not np.any(expected.converged)
+    np.testing.assert_array_equal(result.status, expected.status)
+    np.testing.assert_array_equal(result.num_steps, 2 + expected.num_steps)
     for a, b in zip(result.activities, expected.activities, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
 
