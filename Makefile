@@ -3,6 +3,7 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$(nproc) # runs side by side; without it they share one device
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
@@ -19,10 +20,10 @@ reproduce: $(VENV)/.installed-experiments ## Reproduce the paper
 	$(PY) -m experiments.reproduce $(ARGS)
 
 figure6: $(VENV)/.installed-experiments ## Figure 6 at the paper's own scale
-	$(PY) -m experiments.pendulum +experiment=pendulum_full $(ARGS)
+	$(ON_ALL_CORES) $(PY) -m experiments.pendulum +experiment=pendulum_full $(ARGS)
 
 figure7: $(VENV)/.installed-experiments ## Figure 7 at the paper's own scale
-	$(PY) -m experiments.capacity $(ARGS)
+	$(ON_ALL_CORES) $(PY) -m experiments.capacity $(ARGS)
 
 choices: $(VENV)/.installed-experiments ## Figure 6 under other readings of the paper
 	$(PY) -m experiments.choices $(ARGS)

@@ -63,12 +63,13 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
 
     def evaluate(net: NetworkLike, num_test: int = config.num_test) -> Test:
         size = min(config.test_chunk, num_test)
+        net = with_dtype(net)
 
         def chunk(first: Array) -> tuple[Array, Array, Array]:
             index = first + jnp.arange(size)
             wanted = index < num_test  # the last chunk may reach beyond
             x, target = lay_samples(data.test(jnp.minimum(index, num_test - 1)))
-            result = irnn.equilibrium(net, x, solver=test_solver)
+            result = irnn.equilibrium(net, with_dtype(x), solver=test_solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)
             steps = jnp.where(wanted, result.num_steps, 0)
@@ -81,6 +82,11 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             converged=used / num_test,
             solver_steps=steps / num_test,
         )
+
+    def with_dtype(tree: Any) -> Any:
+        if config.test_dtype is None:
+            return tree
+        return jax.tree.map(lambda leaf: leaf.astype(config.test_dtype), tree)
 
     trainer = vary.trainer(config, network, loss)
     test_solver = trainer.solver

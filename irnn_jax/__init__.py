@@ -33,8 +33,10 @@ from irnn_jax.solvers import (
 from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
 from irnn_jax.training import Metrics, TrainState, make_train_step, squared_error
+from irnn_jax.xla_flags import CPU_XLA_FLAGS
 
 __all__ = [
+    "CPU_XLA_FLAGS",
     "AdjointReport",
     "Anderson",
     "Cascade",

@@ -24,7 +24,7 @@ from jax.lax.linalg import lu, triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 INVERT_UP_TO = 8
-SWEEP_UP_TO = 20
+SWEEP_UP_TO = 32
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
@@ -147,23 +147,41 @@ def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Ar
 
 
 def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
-    """The inverse by Gauss-Jordan elimination, one pivot of all samples at a time."""
+    """The inverse by Gauss-Jordan elimination, a few pivots of all samples at a time.
+
+    With P the inverse of the first block, a sweep over it and a rotation that puts it last make
+
+        | M11 M12 |  ->  | M22 - M21 P M12   -M21 P |
+        | M21 M22 |      | P M12              P     |
+
+    and when every block has been last, M^-1 is left, in its own order. The rotation costs nothing,
+    and without it each sweep would have to find its block at a place that changes.
+    """
     n = matrix.shape[0]
-    at = jnp.arange(n).reshape(n, *(1,) * (matrix.ndim - 2))
+    width = 2 if n <= 24 else 4
+    size = -(-n // width) * width
 
-    def eliminate(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+    def eliminate(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         m, positive = carry
-        pivot = m[k, k]
-        row = jnp.where(at == k, 1, m[k]) / pivot
-        column = jnp.where(at == k, 0, m[:, k])
-        without = jnp.where(at[None] == k, 0, m)
-        m = jnp.where(at[:, None] == k, row[None], without - column[:, None] * row[None])
-        return (m, positive == (pivot > 0)), None
+        first = invert(m[:width, :width])
+        right, left = _product(first.inverse, m[:width, width:]), m[width:, :width]
+        rest = m[width:, width:] - _product(left, right)
+        above = jnp.concatenate([rest, -_product(left, first.inverse)], axis=1)
+        below = jnp.concatenate([right, first.inverse], axis=1)
+        return (jnp.concatenate([above, below]), positive == first.positive), None
 
-    start = (matrix, jnp.ones(matrix.shape[2:], bool))
+    start = (_bordered(matrix, size), jnp.ones(matrix.shape[2:], bool))
     # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
-    (inverse, positive), _ = jax.lax.scan(eliminate, start, jnp.arange(n))
-    return Inverse(inverse=inverse, positive=positive)
+    (inverse, positive), _ = jax.lax.scan(eliminate, start, length=size // width)
+    return Inverse(inverse=inverse[:n, :n], positive=positive)
+
+
+def _bordered(matrix: Float[Array, "n n *batch"], size: int) -> Float[Array, "size size *batch"]:
+    """The matrix, and ones below on the diagonal."""
+    n = matrix.shape[0]
+    no_batch = [(0, 0)] * (matrix.ndim - 2)
+    ones = jnp.diag(jnp.arange(size) >= n).reshape(size, size, *(1,) * (matrix.ndim - 2))
+    return jnp.pad(matrix, [(0, size - n)] * 2 + no_batch) + ones.astype(matrix.dtype)
 
 
 def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:

@@ -43,6 +43,11 @@ class Layout:
     def over_runs(self) -> NamedSharding | None:
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(RUNS))
 
+    @property
+    def lays_samples(self) -> bool:
+        """Whether there are devices for the samples of a run to lie on."""
+        return self.mesh is not None and self.mesh.shape[SAMPLES] > 1
+
     def place(self, tree: Any) -> Any:
         """Arrays on the host, (runs, ...), that all processes have, on the devices."""
         sharding = self.over_runs

@@ -18,10 +18,12 @@ from omegaconf import DictConfig
 
 from experiments.harness.errors import BAD, BadConfig, Stopped
 from experiments.harness.launch import CONFIGS, Experiments, launch
+from experiments.harness.machine import tune_compiler
 
 TRACES = "HYDRA_FULL_ERROR"
 
 What = Callable[[DictConfig], Experiments]
+Hook = Callable[["sys.UnraisableHookArgs"], object]
 
 
 def entry(name: str) -> Callable[[What], Callable[[], None]]:
@@ -43,6 +45,9 @@ def entry(name: str) -> Callable[[What], Callable[[], None]]:
                 with contextlib.nullcontext() if sweeps else edge(name, shows_traces):
                     launch(config, what(config), module=name)
 
+            if not shows_traces:
+                sys.unraisablehook = without_closed_loops(sys.unraisablehook)
+            tune_compiler()
             with edge(name, shows_traces), raising():
                 try:
                     hydra.main(version_base=None, config_path=CONFIGS, config_name=name)(job)()
@@ -54,6 +59,21 @@ def entry(name: str) -> Callable[[What], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def without_closed_loops(hook: Hook) -> Hook:
+    """A hook that is silent about writes that end after the loop that waited for them.
+
+    When one write of a checkpoint fails, its error ends orbax's event loop while other threads
+    still write, and each of these complains: before that error is caught here, or after.
+    """
+
+    def quiet(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(unraisable)
+
+    return quiet
 
 
 @contextlib.contextmanager

@@ -1,12 +1,19 @@
 """What is set up before JAX is first used: precision apart, all that only concerns the machine."""
 
+import os
 from pathlib import Path
 
 import jax
 from omegaconf import DictConfig
 
+import irnn_jax as irnn
 from experiments.harness import devices
 from experiments.harness.errors import BadConfig
+
+
+def tune_compiler() -> None:
+    """Add the library's flags for CPUs, which JAX reads when it is first used; the user's win."""
+    os.environ["XLA_FLAGS"] = f"{irnn.CPU_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def set_up(config: DictConfig) -> devices.Devices:

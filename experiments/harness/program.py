@@ -68,15 +68,18 @@ class Program:
         # Donated, as `irnn.fit` does: inside of another program it cannot.
         one_epoch = jax.jit(layout.alone(fit), donate_argnums=0)
         self._fit = one_epoch.lower(self.states, self._keys).compile()
-        # Not each device alone: an evaluation may lay its samples over devices too.
         with layout.context():
             self._evaluate = self._compiled(train.evaluate, layout)
             self._final = self._compiled(train.final, layout) if train.final else self._evaluate
         self.seconds = time.perf_counter() - start
 
     def _compiled(self, evaluate: Callable[[NetworkLike], Any], layout: Layout) -> Any:
-        over_runs = jax.jit(jax.vmap(evaluate), out_shardings=layout.over_runs)
-        return over_runs.lower(self.states.net).compile()
+        over_runs = jax.vmap(evaluate)
+        if not layout.lays_samples:
+            return jax.jit(layout.alone(over_runs)).lower(self.states.net).compile()
+        # Not each device alone: those of a run share its samples, and talk at each solver step.
+        compiler = jax.jit(over_runs, out_shardings=layout.over_runs)
+        return compiler.lower(self.states.net).compile()
 
     def epoch(self) -> Averages:
         """Train for one epoch."""

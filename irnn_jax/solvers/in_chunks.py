@@ -6,6 +6,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
@@ -18,8 +19,8 @@ class InChunks:
     """Solve a large batch in chunks that fit the processor's cache, the slow samples last.
 
     A batch is stepped until its slowest sample rests, and among many thousands one takes ten times
-    as long as most. So all samples get `first_steps` steps; those that took them all are gathered
-    and solved again, from the start, by themselves. What each of them ends at is what `solver`
+    as long as most. So all samples get `first_steps` steps; those that took them all are queued, and
+    solved again, from the start, by themselves. What each of them ends at is what `solver`
     would give it in one batch.
 
     For evaluation on a CPU: a GPU wants large batches, and `Unrolled` gradients are not skipped.
@@ -31,7 +32,7 @@ class InChunks:
     """
 
     solver: Any = PseudoTransient()
-    width: int = 256
+    width: int = 64
     first_steps: int = 8
 
     def __post_init__(self):
@@ -56,34 +57,64 @@ class InChunks:
         large = y0.ndim == 2 and y0.shape[1] > self.width
         if not isinstance(problem, DenseProblem) or not skips or not large:
             return self.solver.solve(problem, y0, adjoint)
-        count = y0.shape[1]
-        num_chunks = -(-count // self.width)
-        padding = num_chunks * self.width - count
+        count, width = y0.shape[1], self.width
+        num_chunks = -(-count // width)
+        problem, y0 = jax.tree.map(lambda leaf: _filled_up(leaf, num_chunks * width), (problem, y0))
         limited = self.solver.limited_to(self.first_steps)
+        lane = jnp.arange(width, dtype=jnp.int32)
 
-        def chunk(solver: PseudoTransient | MixedPrecision, index: jax.Array) -> Solved:
-            return solver.solve(problem.at_samples(index), y0[:, index], adjoint)
+        def first(chunk: Array, carry: tuple[Solved, Array, Array]) -> tuple[Solved, Array, Array]:
+            found, queue, waiting = carry
+            start = chunk * width
+            part_of_problem, part_of_y0 = jax.tree.map(
+                lambda leaf: _part(leaf, start, width), (problem, y0)
+            )
+            part = limited.solve(part_of_problem, part_of_y0, adjoint)
+            found = jax.tree.map(lambda all_, one: _with_part(all_, one, start), found, part)
+            slow = ~part.finished
+            # How many slow ones come before each; of so few, faster than a cumulative sum.
+            earlier = slow[None] & (lane[None] < lane[:, None])
+            place = jnp.where(slow, waiting + _count(earlier), queue.size)
+            queue = queue.at[place].set(start + lane, mode="drop")
+            return found, queue, waiting + _count(slow)
 
-        # The last chunk is filled up with the last sample.
-        places = jnp.minimum(jnp.arange(count + padding), count - 1).reshape(num_chunks, -1)
-        chunks = jax.lax.map(lambda index: chunk(limited, index), places)
-        quick = _join(chunks, count)
-        slow = ~quick.finished
-        # Slow samples first: the chunks after the last of them are left as they are.
-        order = jnp.argsort(~slow, stable=True)
+        def second(chunk: Array, found: Solved) -> Solved:
+            index = _part(queue, chunk * width, width)
+            part = self.solver.solve(problem.at_samples(index), y0[:, index], adjoint)
+            return jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, part)
 
-        def again(k: jax.Array, found: Solved) -> Solved:
-            part = chunk(self.solver, order[places[k]])
-            return jax.tree.map(lambda all_, one: all_.at[k].set(one), found, part)
+        one_chunk = jax.tree.map(lambda leaf: _part(leaf, 0, width), (problem, y0))
+        like = jax.eval_shape(lambda part: limited.solve(*part, adjoint), one_chunk)
+        found = jax.tree.map(
+            lambda leaf: jnp.zeros((*leaf.shape[:-1], num_chunks * width), leaf.dtype), like
+        )
+        queue, none = jnp.zeros(num_chunks * width, jnp.int32), jnp.int32(0)
+        found, queue, waiting = jax.lax.fori_loop(
+            none, jnp.int32(num_chunks), first, (found, queue, none)
+        )
+        # What the last of the slow chunks is filled up with is the batch's first sample.
+        found = jax.lax.fori_loop(none, -(-waiting // width), second, found)
+        return jax.tree.map(lambda leaf: leaf[..., :count], found)
 
-        needed = -(-jnp.sum(slow) // self.width)
-        second = _join(jax.lax.fori_loop(0, needed, again, chunks), count)
-        rank = jnp.argsort(order)
-        return jax.tree.map(lambda one, two: jnp.where(slow, two[..., rank], one), quick, second)
+
+def _count(condition: Array) -> Array:
+    return jnp.sum(condition, axis=-1, dtype=jnp.int32)
 
 
-def _join(chunks: Solved, count: int) -> Solved:
-    """Leaves (chunks, ..., width) to (..., samples)."""
-    return jax.tree.map(
-        lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :count], chunks
-    )
+def _filled_up(leaf: Array, size: int) -> Array:
+    """With copies of the last sample, unless there is one for all."""
+    missing = size - leaf.shape[-1]
+    if leaf.shape[-1] == 1 or not missing:
+        return leaf
+    return jnp.concatenate([leaf, jnp.repeat(leaf[..., -1:], missing, axis=-1)], axis=-1)
+
+
+def _part(leaf: Array, start: Array | int, width: int) -> Array:
+    """`width` samples from `start` on, unless there is one for all."""
+    if leaf.shape[-1] == 1:
+        return leaf
+    return jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=-1)
+
+
+def _with_part(leaf: Array, part: Array, start: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(leaf, part, start, axis=-1)
