@@ -34,6 +34,8 @@ from experiments.show.pendulum import present
 from experiments.show.sweep import Outcome
 from irnn_jax.network import NetworkLike
 
+Samples = tuple[Array, Array]  # (samples, times), (samples, 2)
+
 
 class Test(NamedTuple):
     """One network on the test samples."""
@@ -61,15 +63,26 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         # In units of the parameters' ranges, whatever outputs stand for their ends.
         return irnn.squared_error((output - low) / (high - low), target)
 
-    def evaluate(net: NetworkLike, num_test: int = config.num_test) -> Test:
+    def samples(num_test: int = max(config.num_test, config.final_num_test or 0)) -> Samples:
+        def some(index: Array) -> Samples:
+            x, target = data.test(index)
+            return x.astype(config.test_dtype or x.dtype), target
+
+        return jax.lax.map(some, jnp.arange(num_test), batch_size=config.test_chunk)
+
+    def evaluate(
+        net: NetworkLike, test: Samples | None = None, num_test: int = config.num_test
+    ) -> Test:
+        inputs, targets = samples(num_test) if test is None else test
         size = min(config.test_chunk, num_test)
-        net = with_dtype(net)
+        net = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), net)
 
         def chunk(first: Array) -> tuple[Array, Array, Array]:
             index = first + jnp.arange(size)
             wanted = index < num_test  # the last chunk may reach beyond
-            x, target = lay_samples(data.test(jnp.minimum(index, num_test - 1)))
-            result = irnn.equilibrium(net, with_dtype(x), solver=test_solver)
+            index = jnp.minimum(index, num_test - 1)
+            x, target = lay_samples((inputs[index], targets[index]))
+            result = irnn.equilibrium(net, x, solver=test_solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)
             steps = jnp.where(wanted, result.num_steps, 0)
@@ -83,11 +96,6 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=steps / num_test,
         )
 
-    def with_dtype(tree: Any) -> Any:
-        if config.test_dtype is None:
-            return tree
-        return jax.tree.map(lambda leaf: leaf.astype(config.test_dtype), tree)
-
     trainer = vary.trainer(config, network, loss)
     test_solver = trainer.solver
     if isinstance(test_solver, irnn.PseudoTransient):  # the same equilibria, ten times faster
@@ -95,7 +103,14 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
     final = None
     if config.final_num_test is not None:
         final = functools.partial(evaluate, num_test=config.final_num_test)
-    return Train(init=init, step=trainer.step, sample=sample, evaluate=evaluate, final=final)
+    return Train(
+        init=init,
+        step=trainer.step,
+        sample=sample,
+        evaluate=evaluate,
+        final=final,
+        samples=samples,
+    )
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:

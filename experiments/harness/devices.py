@@ -70,14 +70,31 @@ class Layout:
         """Where `lay_samples` finds the mesh."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
-    def alone(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of (runs, ...), so that each device sees its runs and waits for no other."""
+    def alone(self, function: Callable[..., Any], num_shared: int = 0) -> Callable[..., Any]:
+        """A function of (runs, ...), so that each device sees its runs and waits for no other.
+
+        Its last `num_shared` arguments are whole on every device.
+        """
         if self.mesh is None:
             return function
-        spec = PartitionSpec(RUNS)
-        return jax.shard_map(
-            function, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False
-        )
+
+        def on_each_device(*arguments: Any) -> Any:
+            specs = [PartitionSpec(RUNS)] * (len(arguments) - num_shared)
+            return jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=(*specs, *[PartitionSpec()] * num_shared),
+                out_specs=PartitionSpec(RUNS),
+                check_vma=False,
+            )(*arguments)
+
+        return on_each_device
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """What `make` makes, whole on every device."""
+        if self.mesh is None:
+            return jax.jit(make)()
+        return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec()))()
 
 
 def spread(devices: Devices, *, num_runs: int) -> Layout:

@@ -11,7 +11,6 @@ from jaxtyping import PRNGKeyArray
 import irnn_jax as irnn
 from experiments.harness.devices import Layout, on_host
 from experiments.harness.history import Averages, average
-from irnn_jax.network import NetworkLike
 
 
 class Train(NamedTuple):
@@ -21,16 +20,18 @@ class Train(NamedTuple):
         init: key and the numbers that `vary` gave the run -> the state before the first step.
         step: `irnn_jax.make_train_step`'s.
         sample: key -> a batch.
-        evaluate: network -> any pytree of arrays.
+        evaluate: network, and test samples if there are any -> any pytree of arrays.
         final: the same, after the last epoch; None for `evaluate`.
+        samples: () -> the test samples of all runs, made once; None: `evaluate` has its own.
         numbers: the numbers that vary between runs, by name, (runs,).
     """
 
     init: Callable[..., irnn.TrainState]
     step: Callable[[irnn.TrainState, Any], tuple[irnn.TrainState, irnn.Metrics]]
     sample: Callable[[PRNGKeyArray], Any]
-    evaluate: Callable[[NetworkLike], Any]
-    final: Callable[[NetworkLike], Any] | None = None
+    evaluate: Callable[..., Any]
+    final: Callable[..., Any] | None = None
+    samples: Callable[[], Any] | None = None
     numbers: Mapping[str, Any] | None = None
 
     def start(self, keys: PRNGKeyArray) -> irnn.TrainState:
@@ -68,18 +69,19 @@ class Program:
         # Donated, as `irnn.fit` does: inside of another program it cannot.
         one_epoch = jax.jit(layout.alone(fit), donate_argnums=0)
         self._fit = one_epoch.lower(self.states, self._keys).compile()
+        self._samples = () if train.samples is None else (layout.share(train.samples),)
         with layout.context():
             self._evaluate = self._compiled(train.evaluate, layout)
             self._final = self._compiled(train.final, layout) if train.final else self._evaluate
         self.seconds = time.perf_counter() - start
 
-    def _compiled(self, evaluate: Callable[[NetworkLike], Any], layout: Layout) -> Any:
-        over_runs = jax.vmap(evaluate)
-        if not layout.lays_samples:
-            return jax.jit(layout.alone(over_runs)).lower(self.states.net).compile()
-        # Not each device alone: those of a run share its samples, and talk at each solver step.
-        compiler = jax.jit(over_runs, out_shardings=layout.over_runs)
-        return compiler.lower(self.states.net).compile()
+    def _compiled(self, evaluate: Callable[..., Any], layout: Layout) -> Any:
+        over_runs = jax.vmap(evaluate, in_axes=(0, *(None for _ in self._samples)))
+        if layout.lays_samples:  # the devices of a run talk at each solver step
+            compiler = jax.jit(over_runs, out_shardings=layout.over_runs)
+        else:
+            compiler = jax.jit(layout.alone(over_runs, num_shared=len(self._samples)))
+        return compiler.lower(self.states.net, *self._samples).compile()
 
     def epoch(self) -> Averages:
         """Train for one epoch."""
@@ -88,7 +90,8 @@ class Program:
 
     def evaluate(self, *, last: bool = False) -> Any:
         """The evaluation of all runs, on the host; the final one after the last epoch."""
-        return on_host((self._final if last else self._evaluate)(self.states.net))
+        evaluate = self._final if last else self._evaluate
+        return on_host(evaluate(self.states.net, *self._samples))
 
     def states_on_host(self) -> irnn.TrainState:
         return on_host(self.states)

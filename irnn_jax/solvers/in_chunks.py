@@ -19,8 +19,8 @@ class InChunks:
     """Solve a large batch in chunks that fit the processor's cache, the slow samples last.
 
     A batch is stepped until its slowest sample rests, and among many thousands one takes ten times
-    as long as most. So all samples get `first_steps` steps; those that took them all are queued, and
-    solved again, from the start, by themselves. What each of them ends at is what `solver`
+    as long as most. So all samples get `first_steps` steps; those that took them all are queued,
+    and solved again, from the start, by themselves. What each of them ends at is what `solver`
     would give it in one batch.
 
     For evaluation on a CPU: a GPU wants large batches, and `Unrolled` gradients are not skipped.
