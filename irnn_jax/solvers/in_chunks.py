@@ -1,17 +1,24 @@
 """Large batches, a part of them at a time, so that the slowest sample keeps few others waiting."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
 from irnn_jax.solvers.mixed_precision import MixedPrecision
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
+
+
+class Queue(NamedTuple):
+    """The samples that wait, first come first served: (capacity,), of which `length` are in use."""
+
+    samples: Int[Array, " capacity"]
+    length: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,7 @@ class InChunks:
 
     solver: Any = PseudoTransient()
     width: int = 64
-    first_steps: int = 8
+    first_steps: int = 10
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)
@@ -58,63 +65,63 @@ class InChunks:
         if not isinstance(problem, DenseProblem) or not skips or not large:
             return self.solver.solve(problem, y0, adjoint)
         count, width = y0.shape[1], self.width
-        num_chunks = -(-count // width)
-        problem, y0 = jax.tree.map(lambda leaf: _filled_up(leaf, num_chunks * width), (problem, y0))
-        limited = self.solver.limited_to(self.first_steps)
         lane = jnp.arange(width, dtype=jnp.int32)
 
-        def first(chunk: Array, carry: tuple[Solved, Array, Array]) -> tuple[Solved, Array, Array]:
-            found, queue, waiting = carry
-            start = chunk * width
-            part_of_problem, part_of_y0 = jax.tree.map(
-                lambda leaf: _part(leaf, start, width), (problem, y0)
-            )
-            part = limited.solve(part_of_problem, part_of_y0, adjoint)
-            found = jax.tree.map(lambda all_, one: _with_part(all_, one, start), found, part)
-            slow = ~part.finished
+        def queued(queue: Queue, index: Array, slow: Array) -> Queue:
+            """With the slow ones of a chunk at its end."""
             # How many slow ones come before each; of so few, faster than a cumulative sum.
             earlier = slow[None] & (lane[None] < lane[:, None])
-            place = jnp.where(slow, waiting + _count(earlier), queue.size)
-            queue = queue.at[place].set(start + lane, mode="drop")
-            return found, queue, waiting + _count(slow)
+            place = jnp.where(slow, queue.length + _count(earlier), count)
+            samples = queue.samples.at[place].set(index, mode="drop")
+            return Queue(samples, queue.length + _count(slow))
 
-        def second(chunk: Array, found: Solved) -> Solved:
-            index = _part(queue, chunk * width, width)
-            part = self.solver.solve(problem.at_samples(index), y0[:, index], adjoint)
-            return jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, part)
+        def in_order(number: Array, carry: tuple[Solved, Queue]) -> tuple[Solved, Queue]:
+            found, queue = carry
+            # The last chunk begins within the one before it.
+            start = jnp.minimum(number * width, count - width)
+            chunk = jax.tree.map(lambda leaf: _slice(leaf, start, width), (problem, y0))
+            part = quick.solve(*chunk, adjoint)
+            found = jax.tree.map(
+                lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, start, -1),
+                found,
+                part,
+            )
+            index = start + lane
+            return found, queued(queue, index, ~part.finished & (index >= number * width))
 
-        one_chunk = jax.tree.map(lambda leaf: _part(leaf, 0, width), (problem, y0))
-        like = jax.eval_shape(lambda part: limited.solve(*part, adjoint), one_chunk)
-        found = jax.tree.map(
-            lambda leaf: jnp.zeros((*leaf.shape[:-1], num_chunks * width), leaf.dtype), like
-        )
-        queue, none = jnp.zeros(num_chunks * width, jnp.int32), jnp.int32(0)
-        found, queue, waiting = jax.lax.fori_loop(
-            none, jnp.int32(num_chunks), first, (found, queue, none)
-        )
-        # What the last of the slow chunks is filled up with is the batch's first sample.
-        found = jax.lax.fori_loop(none, -(-waiting // width), second, found)
-        return jax.tree.map(lambda leaf: leaf[..., :count], found)
+        def from_queue(solver: PseudoTransient | MixedPrecision, found: Solved, waiting: Queue):
+            def chunk(number: Array, carry: tuple[Solved, Queue]) -> tuple[Solved, Queue]:
+                found, queue = carry
+                # The last chunk is filled up with the batch's first sample.
+                place = number * width + lane
+                index = jnp.where(
+                    place < waiting.length, waiting.samples.at[place].get(mode="clip"), 0
+                )
+                part = solver.solve(problem.at_samples(index), y0[:, index], adjoint)
+                found = jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, part)
+                return found, queued(queue, index, ~part.finished & (place < waiting.length))
+
+            return jax.lax.fori_loop(none, -(-waiting.length // width), chunk, (found, empty))
+
+        quick = self.solver.limited_to(self.first_steps)
+        like = jax.eval_shape(lambda: quick.solve(problem, y0, adjoint))
+        found = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        none = jnp.int32(0)
+        empty = Queue(jnp.zeros(count, jnp.int32), none)
+        found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (found, empty))
+        # Few need many steps, and the few without an equilibrium all of them: another limit on the
+        # way keeps these from making the others of their chunk wait.
+        for solver in (self.solver.limited_to(4 * self.first_steps), self.solver):
+            found, queue = from_queue(solver, found, queue)
+        return found
 
 
-def _count(condition: Array) -> Array:
-    return jnp.sum(condition, axis=-1, dtype=jnp.int32)
-
-
-def _filled_up(leaf: Array, size: int) -> Array:
-    """With copies of the last sample, unless there is one for all."""
-    missing = size - leaf.shape[-1]
-    if leaf.shape[-1] == 1 or not missing:
-        return leaf
-    return jnp.concatenate([leaf, jnp.repeat(leaf[..., -1:], missing, axis=-1)], axis=-1)
-
-
-def _part(leaf: Array, start: Array | int, width: int) -> Array:
+def _slice(leaf: Array, start: Array, width: int) -> Array:
     """`width` samples from `start` on, unless there is one for all."""
     if leaf.shape[-1] == 1:
         return leaf
     return jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=-1)
 
 
-def _with_part(leaf: Array, part: Array, start: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(leaf, part, start, axis=-1)
+def _count(condition: Array) -> Array:
+    return jnp.sum(condition, axis=-1, dtype=jnp.int32)
