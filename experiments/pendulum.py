@@ -78,10 +78,11 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         net = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), net)
 
         def chunk(first: Array) -> tuple[Array, Array, Array]:
-            index = first + jnp.arange(size)
-            wanted = index < num_test  # the last chunk may reach beyond
-            index = jnp.minimum(index, num_test - 1)
-            x, target = lay_samples((inputs[index], targets[index]))
+            start = jnp.minimum(first, num_test - size)
+            wanted = start + jnp.arange(size) >= first  # the last chunk begins within another
+            x, target = lay_samples(
+                tuple(jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in (inputs, targets))
+            )
             result = irnn.equilibrium(net, x, solver=test_solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)

@@ -12,6 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# On a CPU so many samples with a matrix of their own are work enough for a core: networks then come
+# one after the other, since joined, each sample would need a copy of its matrix.
+ALONE_FROM = 1000
 # Matrices of more rows stay as they are: a copy for each sample would cost more than short loops.
 JOIN_UP_TO = 64
 
@@ -39,6 +42,8 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
             result = jax.vmap(function, in_axes=[0 if added else None for added in in_batched])(
                 *arguments
             )
+        elif jax.default_backend() == "cpu" and _large(in_batched, arguments, axes):
+            result = _one_by_one(function, in_batched, arguments)
         else:
             # The new axis becomes the first of the batch, of length one where it is not there.
             arguments = tuple(
@@ -59,6 +64,35 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
         return result, jax.tree.map(lambda _: True, result)
 
     return batched
+
+
+def _large(in_batched: list[bool], arguments: tuple[jax.Array, ...], axes: tuple[int, ...]) -> bool:
+    """Whether each of the matrices that `vmap` adds has many samples."""
+    samples, matrix_is_added = 0, False
+    for argument, own, added in zip(arguments, axes, in_batched, strict=True):
+        shape = argument.shape[own + added :]
+        if own == 1:
+            samples = max(samples, math.prod(shape))
+        else:
+            matrix_is_added = added and math.prod(shape) == 1
+    return matrix_is_added and samples >= ALONE_FROM
+
+
+def _one_by_one(
+    function: Callable[..., Any], in_batched: list[bool], arguments: tuple[jax.Array, ...]
+) -> Any:
+    each = [argument for argument, added in zip(arguments, in_batched, strict=True) if added]
+
+    def one(some: list[jax.Array]) -> Any:
+        added = iter(some)
+        return function(
+            *(
+                next(added) if is_added else argument
+                for argument, is_added in zip(arguments, in_batched, strict=True)
+            )
+        )
+
+    return jax.lax.map(one, each)
 
 
 def _join(argument: jax.Array, own: int, batch: tuple[int, ...]) -> jax.Array:
