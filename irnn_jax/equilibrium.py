@@ -23,6 +23,7 @@ from irnn_jax.network import (
     split_layers,
 )
 from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.solving import Solution
 from irnn_jax.status import Status
 
@@ -73,6 +74,7 @@ def equilibrium(
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,
+    tolerance: ArrayLike | None = None,
     throw: bool = False,
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
@@ -90,11 +92,14 @@ def equilibrium(
         activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
         check_stability: also ask whether the flow stays at each equilibrium; one that it would
             leave counts as not converged. Costs eigenvalues where no norm of D A is below one.
+        tolerance: largest residual that counts as converged, in place of the solver's; may be
+            traced, so that runs under `jax.vmap` can each have their own.
         throw: raise (at run time) if a sample, or its adjoint, does not converge.
         probe: see `adjoint_probe`, of shape (...).
 
     Raises:
-        ValueError: x or the network has the wrong shape or dtype, or f is not elementwise.
+        ValueError: x or the network has the wrong shape or dtype, f is not elementwise, or the
+            tolerance is not one positive number.
         TypeError: under forward-mode differentiation.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
@@ -102,6 +107,7 @@ def equilibrium(
     check_network(net)
     x = checked_input(net, x)
     check_elementwise(activation)
+    check_tolerance(tolerance)
     method = DenseMethod(
         solver=solver,
         gradient=gradient,
@@ -113,7 +119,7 @@ def equilibrium(
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():
-        return _equilibrium(method, net, x, probe)
+        return _equilibrium(method, net, x, probe, tolerance)
 
 
 def apply(
@@ -124,6 +130,7 @@ def apply(
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,
+    tolerance: ArrayLike | None = None,
     throw: bool = False,
     probe: AdjointReport | None = None,
 ) -> Float[Array, "*batch outputs"]:
@@ -138,6 +145,7 @@ def apply(
         gradient=gradient,
         activation=activation,
         check_stability=check_stability,
+        tolerance=tolerance,
         throw=throw,
         probe=probe,
     )
@@ -146,7 +154,11 @@ def apply(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _equilibrium(
-    method: DenseMethod, net: Network, x: Float[Array, "*batch inputs"], probe: AdjointReport
+    method: DenseMethod,
+    net: Network,
+    x: Float[Array, "*batch inputs"],
+    probe: AdjointReport,
+    tolerance: Float[Array, ""] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
     dtype = jnp.result_type(x, *jax.tree.leaves(net))
@@ -158,7 +170,9 @@ def _equilibrium(
         matrix = connections(net, dtype)
         b = jnp.where(finite, drive(net, x), jnp.nan)
         probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
-        solution = dense_equilibrium(method, matrix, b, probe)
+        if tolerance is not None:
+            tolerance = jnp.asarray(tolerance, dtype)
+        solution = dense_equilibrium(method, matrix, b, tolerance, probe)
         activities = split_layers(net, solution.state)
     else:
         activities, solution = _feed_forward(net, x, finite[:, 0], method.activation)

@@ -92,43 +92,58 @@ def _dense_rule(
     method: DenseMethod,
     matrix: Float[Array, "n n"],
     drive: Float[Array, "batch n"],
+    tolerance: Float[Array, ""] | None,
     probe: AdjointReport,
 ) -> Solution:
     del probe
-    return _solve_dense(method, matrix, drive)
+    return _solve_dense(method, matrix, drive, tolerance)
 
 
 def dense_equilibrium(
     method: DenseMethod,
     matrix: Float[Array, "n n"],
     drive: Float[Array, "batch n"],
+    tolerance: Float[Array, ""] | None,
     probe: AdjointReport,
 ) -> Solution:
-    """Equilibria of one network for a batch of drives, differentiable in A and b."""
+    """Equilibria of one network for a batch of drives, differentiable in A and b.
+
+    `tolerance` is used in place of the solver's, unless it is None.
+    """
     matrix, drive = reverse_mode_only((matrix, drive))
     if isinstance(method.gradient, Unrolled):
-        return without_failed_gradients(_solve_dense(method, matrix, drive))
-    solution: Any = _dense_rule(method, matrix, drive, probe)
+        return without_failed_gradients(_solve_dense(method, matrix, drive, tolerance))
+    solution: Any = _dense_rule(method, matrix, drive, tolerance, probe)
     return solution
 
 
 def _solve_dense(
-    method: DenseMethod, matrix: Float[Array, "n n"], drive: Float[Array, "batch n"]
+    method: DenseMethod,
+    matrix: Float[Array, "n n"],
+    drive: Float[Array, "batch n"],
+    tolerance: Float[Array, ""] | None,
 ) -> Solution:
     # A drive of NaN has no equilibrium. Solving for zero in its place keeps NaN out of the loop's
     # derivatives, where a masked cotangent would still meet it as 0 * NaN.
     valid = ~jnp.any(jnp.isnan(drive), axis=-1)
     drive = jnp.where(valid[:, None], drive, 0)
 
-    def solve(matrix: Array, drive: Array) -> Solution:
-        problem = DenseProblem(matrix=matrix, drive=drive, activation=method.activation)
+    def solve(matrix: Array, drive: Array, *tolerance: Array) -> Solution:
+        problem = DenseProblem(
+            matrix=matrix,
+            drive=drive,
+            activation=method.activation,
+            tolerance=tolerance[0][0] if tolerance else None,
+        )
         solution = solve_batch(problem, jnp.zeros_like(drive), method)
         return only_stable(problem, solution, method) if method.check_stability else solution
 
+    # One for each sample, as a vector of one number, so that runs with their own lie side by side.
+    given = () if tolerance is None else (jnp.broadcast_to(tolerance, (1, len(drive))),)
     if not isinstance(method.gradient, Unrolled):
         out = Solution(state=1, residual=0, num_steps=0, status=0)  # pyright: ignore[reportArgumentType]
-        solve = side_by_side(solve, (2, 1), out)
-    solution = solve(matrix[:, :, None], drive.T)
+        solve = side_by_side(solve, (2, 1, *(1 for _ in given)), out)
+    solution = solve(matrix[:, :, None], drive.T, *given)
     solution = solution._replace(state=solution.state.T)
     status = jnp.where(valid, solution.status, Status.NON_FINITE)
     return solution._replace(
@@ -138,13 +153,13 @@ def _solve_dense(
     )
 
 
-def _dense_forward(method, matrix, drive, probe):
-    solution: Any = _dense_rule(method, matrix, drive, probe)
-    return solution, (matrix, drive, solution.state, solution.converged)
+def _dense_forward(method, matrix, drive, tolerance, probe):
+    solution: Any = _dense_rule(method, matrix, drive, tolerance, probe)
+    return solution, (matrix, drive, tolerance, solution.state, solution.converged)
 
 
 def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
-    matrix, drive, state, converged = saved
+    matrix, drive, tolerance, state, converged = saved
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     state = jnp.where(converged[:, None], state, 0).T
     slope = accurate_slope(method.activation, matrix @ state + drive.T)
@@ -152,7 +167,8 @@ def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
     system = dense_adjoint_system(matrix, slope, method.sizes)
     adjoint, report = solve_adjoint(system, cotangents.state.T, converged, method)
     u = slope * adjoint
-    return u @ state.T, u.T, report
+    # Where a search ends is no function of when.
+    return u @ state.T, u.T, jax.tree.map(jnp.zeros_like, tolerance), report
 
 
 _dense_rule.defvjp(_dense_forward, _dense_backward)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool
 
 from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, equilibrium
@@ -47,6 +47,7 @@ class Objective:
     gradient: Gradient
     activation: Activation
     check_stability: bool
+    tolerance: ArrayLike | None
     penalty: float | Array
 
     def __post_init__(self):
@@ -64,6 +65,7 @@ class Objective:
             gradient=self.gradient,
             activation=self.activation,
             check_stability=self.check_stability,
+            tolerance=self.tolerance,
             probe=probe,
         )
         usable = result.converged & _finite(target, result.converged)

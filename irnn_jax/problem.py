@@ -43,7 +43,16 @@ class DampedSystem(Protocol):
 
 @runtime_checkable
 class Problem(Protocol):
-    """A batch of fixed-point problems Y = map(Y) on flat states (n, *batch)."""
+    """A batch of fixed-point problems Y = map(Y) on flat states (n, *batch).
+
+    `tolerance` is the largest residual that counts as converged, of each sample, (*batch); None:
+    the solver's.
+    """
+
+    @property
+    def tolerance(self) -> Float[Array, "*batch"] | None:
+        """Of each sample."""
+        ...
 
     def map(self, y: State) -> State:
         """The right-hand side f(A Y + b)."""
@@ -77,6 +86,7 @@ class DenseProblem(eqx.Module):
     matrix: Float[Array, "n n *shared"]
     drive: State
     activation: Activation = eqx.field(static=True)
+    tolerance: Float[Array, "*batch"] | None = None
 
     def map(self, y: State) -> State:
         """f(A Y + b)."""
@@ -113,7 +123,8 @@ class DenseProblem(eqx.Module):
         if self.matrix.shape[-1] == self.drive.shape[-1]:
             return self, -1
         shared = eqx.tree_at(lambda problem: problem.matrix, self, self.matrix[..., 0])
-        return shared, eqx.tree_at(lambda p: (p.matrix, p.drive), shared, (None, -1))
+        along: Any = jax.tree.map(lambda _: -1, shared)
+        return shared, eqx.tree_at(lambda p: p.matrix, along, None)
 
     def at_samples(self, index: Int[Array, " samples"]) -> "DenseProblem":
         """The problems of these samples, of a batch with one axis."""
@@ -122,6 +133,7 @@ class DenseProblem(eqx.Module):
             matrix=self.matrix if shared else self.matrix[:, :, index],
             drive=self.drive[:, index],
             activation=self.activation,
+            tolerance=None if self.tolerance is None else self.tolerance[index],
         )
 
     def linear_accuracy(self, dtype: Any) -> float:
@@ -202,6 +214,7 @@ class CellProblem(eqx.Module):
     cell: Callable[[Any, State, Any], State] = eqx.field(static=True)
     params: Any
     x: Any
+    tolerance: None = eqx.field(static=True, default=None)
 
     def map(self, y: State) -> State:
         """cell(params, Y, x)."""

@@ -64,7 +64,7 @@ def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
     residual = max_norm(problem.map(state) - state)
     # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
-    tolerance = tolerance_of(method.solver, state.dtype)
+    tolerance = tolerance_of(method.solver, problem, state.dtype)
     finite = jnp.all(jnp.isfinite(state), axis=0)
     status = judge(residual, finite, jax.lax.stop_gradient(solved.time), tolerance)
     return Solution(state=state, residual=residual, num_steps=solved.num_steps, status=status)

@@ -47,7 +47,7 @@ def judge(
     residual: Float[Array, "*batch"],
     finite: Bool[Array, "*batch"],
     time: Float[Array, "*batch"] | float,
-    tolerance: float,
+    tolerance: float | Float[Array, "*batch"],
 ) -> Int[Array, "*batch"]:
     """The status of each sample; `time` is how long the flow was followed, 0 if unknown."""
     cycling = (time >= CYCLE_TIME) & (residual > CYCLE_SPEED)

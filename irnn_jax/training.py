@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from irnn_jax.activations import Activation
 from irnn_jax.gradients import Exact, Gradient
@@ -96,6 +96,7 @@ def make_train_step(
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,
+    tolerance: ArrayLike | None = None,
     guard: Guard | None = Guard(),
     penalty: float | Array = 0.0,
 ) -> Step:
@@ -110,6 +111,7 @@ def make_train_step(
             differ in nothing else.
         activation: f, likewise.
         check_stability: leave out samples at an unstable equilibrium, likewise.
+        tolerance: in place of the solver's, likewise: a number or a traced scalar.
         guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
         penalty: weight of the mean of ||D A||_F^2 / n over the same samples, which keeps the
             equilibria attracting (see `jacobian_penalty`); a number or a traced scalar. It is
@@ -129,6 +131,7 @@ def make_train_step(
         gradient=gradient,
         activation=activation,
         check_stability=check_stability,
+        tolerance=tolerance,
         penalty=penalty,
     )
 

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +24,7 @@ from experiments.harness.machine import tune_compiler
 TRACES = "HYDRA_FULL_ERROR"
 
 What = Callable[[DictConfig], Experiments]
-Hook = Callable[["sys.UnraisableHookArgs"], object]
+Hook = Callable[[Any], object]  # as `sys.unraisablehook`
 
 
 def entry(name: str) -> Callable[[What], Callable[[], None]]:

@@ -25,7 +25,8 @@ Numbers = Mapping[str, Any]  # of one lane, or with leaves (lanes,), by their ke
 
 # What a step takes as traced scalars; each key is read in `trainer`, and nowhere else.
 OPTIMIZER = "optimizer."
-TRACED = ("penalty",)
+TOLERANCE = "solver.tolerance"
+TRACED = ("penalty", TOLERANCE)
 
 
 class Varied(NamedTuple):
@@ -59,6 +60,7 @@ def trainer(config: DictConfig, network: DictConfig, loss: Callable[..., Any]) -
             solver=solver,
             gradient=gradient,
             guard=guard,
+            tolerance=numbers.get(TOLERANCE),
             penalty=numbers.get("penalty", config.penalty),
         )
 

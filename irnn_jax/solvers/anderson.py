@@ -63,7 +63,7 @@ class Anderson:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0 until every sample is within the tolerance, or not a number."""
-        tolerance = tolerance_of(self, y0.dtype)
+        tolerance = tolerance_of(self, problem, y0.dtype)
         history = self.accelerate(problem.map, y0, tolerance, adjoint)
         num_steps = jax.lax.stop_gradient(history.num_steps).astype(jnp.int32)
         return Solved(

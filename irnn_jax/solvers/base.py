@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from irnn_jax.problem import Problem, State
 
@@ -93,8 +95,10 @@ def default_tolerance(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.75
 
 
-def tolerance_of(solver: Solver, dtype: Any) -> float:
-    """The solver's own tolerance, or the default of the dtype."""
+def tolerance_of(solver: Solver, problem: Problem, dtype: Any) -> float | Float[Array, "*batch"]:
+    """The problem's tolerance for each sample, else the solver's, else the default of the dtype."""
+    if problem.tolerance is not None:
+        return problem.tolerance
     return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
 
 
@@ -110,13 +114,23 @@ def check_positive(**values: float | int | None) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
+def check_tolerance(tolerance: ArrayLike | None) -> None:
+    """Raise a ValueError unless it is None, a positive number, or a traced one."""
+    if tolerance is None:
+        return
+    if jnp.shape(tolerance) != ():
+        raise ValueError(f"tolerance must be one number, got shape {jnp.shape(tolerance)}")
+    if not isinstance(tolerance, Tracer):
+        check_positive(tolerance=np.asarray(tolerance).item())
+
+
 def velocity(t: Any, y: State, problem: Problem) -> State:
     """The flow's vector field F(Y) = map(Y) - Y (eqs. 7 and 8)."""
     del t
     return problem.map(y) - y
 
 
-def resting(tolerance: float) -> Callable[..., Bool[Array, ""]]:
+def resting(tolerance: float | Array) -> Callable[..., Bool[Array, ""]]:
     """The condition of an event that ends the flow where max|F(Y)| is within the tolerance."""
 
     def at_rest(t: Any, y: State, args: Problem, **kwargs: Any) -> Bool[Array, ""]:

@@ -58,7 +58,7 @@ class Cascade:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Run the solvers in turn until one converges."""
-        tolerance = tolerance_of(self, y0.dtype)
+        tolerance = tolerance_of(self, problem, y0.dtype)
 
         def failed(solved: Solved) -> jax.Array:
             return ~(max_norm(velocity(None, solved.state, problem)) <= tolerance)

@@ -43,7 +43,7 @@ class Euler:
             first_step=self.step_size,
             max_steps=self.max_steps,
             adjoint=adjoint,
-            at_rest=resting(tolerance_of(self, y0.dtype)),
+            at_rest=resting(tolerance_of(self, problem, y0.dtype)),
         )
         return Solved(state=state, num_steps=num_steps)
 

@@ -51,7 +51,7 @@ class Flow:
     @sample_by_sample
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Integrate from y0 until the residual is below the tolerance."""
-        tolerance = tolerance_of(self, y0.dtype)
+        tolerance = tolerance_of(self, problem, y0.dtype)
         controller = self.stepsize_controller
         if controller is None:
             controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import diffrax
-import jax
 import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
@@ -42,11 +41,16 @@ class MixedPrecision:
         """Iterate from y0."""
         if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
             return self.solver.solve(problem, y0, adjoint)
-        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), problem)
+        # The coarse solve is to the accuracy of float32, whatever the tolerance.
+        single = DenseProblem(
+            matrix=problem.matrix.astype(jnp.float32),
+            drive=problem.drive.astype(jnp.float32),
+            activation=problem.activation,
+        )
         coarse = dataclasses.replace(self.solver, tolerance=None)
         found = coarse.solve(single, y0.astype(jnp.float32), adjoint)
         speed = max_norm(velocity(None, found.state, single))
-        rests = speed <= tolerance_of(coarse, jnp.float32)
+        rests = speed <= tolerance_of(coarse, single, jnp.float32)
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         longest = 1 / float(jnp.finfo(y0.dtype).eps)
         first = jnp.where(rests, longest, self.solver.first_step).astype(y0.dtype)

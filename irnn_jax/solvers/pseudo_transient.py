@@ -94,7 +94,7 @@ class Continuation(diffrax.AbstractSolver):
     """
 
     rule: FollowThenNewton
-    tolerance: float
+    tolerance: float | Float[Array, "*batch"]
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
@@ -255,7 +255,7 @@ class PseudoTransient:
             reject_above=self.reject_above,
             newton_within=self.newton_within,
         )
-        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, y0.dtype))
+        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, problem, y0.dtype))
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
         start = Progress(

@@ -55,6 +55,23 @@ def test_a_lane_is_the_run_with_its_numbers():
         chex.assert_trees_all_close(one, expected, rtol=1e-12)
 
 
+def test_a_lane_has_its_own_tolerance():
+    loose, tight = 1e-2, 1e-8
+    config = composed(
+        "pendulum", *TINY_DATA, "solver=picard", f"vary={{solver.tolerance:[{loose},{tight}]}}"
+    )
+    train = pendulum.make_train(config, config.networks.exact)
+
+    def steps(*key):
+        state = train.init(*key)
+        recurrent = jax.tree.map(lambda leaf: leaf + 0.5, state.net)
+        state = state._replace(net=recurrent)
+        return train.step(state, train.sample(jax.random.key(1)))[1].mean_steps
+
+    first, second = jax.vmap(steps)(*vary.lanes(config, 1))
+    assert 0 < first < second
+
+
 def test_a_group_has_its_own_rate():
     config = composed(
         "pendulum", *TINY_DATA, "optimizer=adam_by_group", "vary={optimizer.learning_rate.bias:[0]}"
