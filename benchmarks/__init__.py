@@ -2,7 +2,7 @@
 
 import os
 
-from irnn_jax import CPU_XLA_FLAGS
+from irnn_jax import cpu_xla_flags
 
 # For all contenders of a benchmark alike, and before JAX compiles anything.
-os.environ["XLA_FLAGS"] = f"{CPU_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"{cpu_xla_flags()} {os.environ.get('XLA_FLAGS', '')}"

@@ -33,10 +33,9 @@ from irnn_jax.solvers import (
 from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
 from irnn_jax.training import Metrics, TrainState, make_train_step, squared_error
-from irnn_jax.xla_flags import CPU_XLA_FLAGS
+from irnn_jax.xla_flags import cpu_xla_flags
 
 __all__ = [
-    "CPU_XLA_FLAGS",
     "AdjointReport",
     "Anderson",
     "Cascade",
@@ -67,6 +66,7 @@ __all__ = [
     "adjoint_probe",
     "apply",
     "certify",
+    "cpu_xla_flags",
     "describe",
     "equilibrium",
     "fit",

@@ -43,7 +43,7 @@ def run(flags: str) -> dict:
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="flags of the compiler for CPUs")
 def test_they_change_the_program_and_not_its_result():
-    with_flags, without = run(irnn.CPU_XLA_FLAGS), run("")
+    with_flags, without = run(irnn.cpu_xla_flags()), run("")
     assert with_flags["as_one"]
     assert not without["as_one"]
     np.testing.assert_allclose(with_flags["numbers"], without["numbers"], rtol=1e-11, atol=1e-13)
