@@ -130,6 +130,7 @@ def row(label, cell):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--solvers", nargs="+", default=["default", "checked"], choices=SOLVERS)
+    parser.add_argument("--gains", type=int, nargs="+", default=GAINS, choices=GAINS)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the samples of a cell")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -138,7 +139,7 @@ def main():
     start = time.perf_counter()
     cells = {}
     for n, samples in SIZES.items():
-        for gain in GAINS:
+        for gain in args.gains:
             for drive in DRIVES:
                 matrix, b = draw(n, gain, drive, max(2, int(samples * args.scale)), args.seed)
                 y_flow, rest = reference(matrix, b)
@@ -153,7 +154,7 @@ def main():
         table = Table(title=f"Solver: {name}")
         for column in ("gain", "n", "drive", *columns):
             table.add_column(column, justify="left" if column == "drive" else "right")
-        for gain in GAINS:
+        for gain in args.gains:
             of_gain = {key[2:]: cell for key, cell in cells.items() if key[:2] == (name, gain)}
             for (n, drive), cell in of_gain.items():
                 table.add_row(*row((gain, n, drive), cell))

@@ -91,7 +91,9 @@ def equilibrium(
         gradient: how to differentiate it; static under jit.
         activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
         check_stability: also ask whether the flow stays at each equilibrium; one that it would
-            leave counts as not converged. Costs eigenvalues where no norm of D A is below one.
+            leave counts as not converged. It, and what does not converge, is solved once more,
+            closer to the flow, before it is given up. Costs eigenvalues where no norm of D A is
+            below one.
         tolerance: largest residual that counts as converged, in place of the solver's; may be
             traced, so that runs under `jax.vmap` can each have their own.
         throw: raise (at run time) if a sample, or its adjoint, does not converge.

@@ -74,7 +74,8 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
     """Flag the equilibria that the flow would leave, after one more, cautious attempt at each.
 
     Most of them are what Newton's method finds inside a limit cycle. The others hide an equilibrium
-    that the flow does reach, for a solver that follows it more closely.
+    that the flow does reach, for a solver that follows it more closely; so do some samples that did
+    not converge at all, and they are attempted again too.
     """
 
     def flagged(solution: Solution) -> Solution:
@@ -83,8 +84,11 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
         unstable = find_unstable(jacobian, solution.converged)
         return solution._replace(status=jnp.where(unstable, Status.UNSTABLE, solution.status))
 
+    def missing(solution: Solution) -> Bool[Array, "*batch"]:
+        return ~solution.converged & (solution.status != Status.NON_FINITE)
+
     def retried(solution: Solution) -> Solution:
-        again = solution.status == Status.UNSTABLE
+        again = missing(solution)
         # The others start where they are, and are done after a step.
         start = jnp.where(again, 0, solution.state)
         second = flagged(solve_batch(problem, start, cautious))
@@ -99,4 +103,4 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
     cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
     if isinstance(method.gradient, Unrolled):  # no reverse mode through a loop that may be skipped
         return retried(solution)
-    return at_most_once(solution.status == Status.UNSTABLE, retried, solution)
+    return at_most_once(missing(solution), retried, solution)

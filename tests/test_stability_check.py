@@ -1,5 +1,6 @@
 """Would the flow stay at an equilibrium? Asked, a sample says so, after a second attempt."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -215,3 +216,27 @@ def test_eigenvalues_are_left_alone_where_a_norm_decides(monkeypatch):
     assert not spectrum.find_unstable(neither, asked)
     jax.effects_barrier()
     assert seen
+
+
+@dataclasses.dataclass(frozen=True)
+class GivesUpAfter:
+    """One step of the default solver for the samples; all it needs for the second attempt."""
+
+    tolerance: float | None = None
+
+    def solve(self, problem, y0, adjoint):
+        return irnn.PseudoTransient(max_steps=1).solve(problem, y0, adjoint)
+
+    def more_cautious(self):
+        return irnn.PseudoTransient()
+
+
+def test_what_did_not_converge_is_attempted_again():
+    net, x = _centred([[2.0, -3.0], [3.0, 1.0]]), X
+    without = irnn.equilibrium(net, x, solver=GivesUpAfter())
+    assert not without.converged[0]
+    result = irnn.equilibrium(net, x, solver=GivesUpAfter(), check_stability=True)
+    assert result.converged.all()
+    np.testing.assert_array_equal(result.num_steps[0] > without.num_steps[0], True)
+    expected = irnn.equilibrium(net, x)
+    np.testing.assert_allclose(result.activities[0], expected.activities[0], atol=1e-12)
