@@ -3,7 +3,7 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$(nproc) # runs side by side; without it they share one device
+ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count())") # runs side by side; without it they share one device
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

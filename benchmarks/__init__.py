@@ -5,4 +5,4 @@ import os
 from irnn_jax import cpu_xla_flags
 
 # For all contenders of a benchmark alike, and before JAX compiles anything.
-os.environ["XLA_FLAGS"] = f"{cpu_xla_flags()} {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = cpu_xla_flags(os.environ.get("XLA_FLAGS", ""))

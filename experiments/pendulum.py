@@ -6,6 +6,7 @@ and feeds them the same batches.
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from experiments.show import sweep
 from experiments.show.content import Section
 from experiments.show.pendulum import present
 from experiments.show.sweep import Outcome
+from irnn_jax.data import OscillatorData
 from irnn_jax.network import NetworkLike
 
 Samples = tuple[Array, Array]  # (samples, times), (samples, 2)
@@ -45,23 +47,12 @@ class Test(NamedTuple):
     solver_steps: Any  # per sample
 
 
-def make_train(config: DictConfig, network: DictConfig) -> Train:
-    """Build one network's training, pure: `jit` it, `vmap` it over runs."""
-    data = training.make(config.data)
-    low, high = config.output_range
-    sizes = (data.num_times, *config.model.hidden, 2)
-
-    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
-        return trainer.start(training.draw(config, network, key, sizes), numbers)
-
-    def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
-        # int32 whether x64 is on or not, so that both train on the same samples.
-        shape = (config.batch_size,)
-        return data.train(jax.random.randint(key, shape, 0, data.num_train, dtype=jnp.int32))
-
-    def loss(output: Array, target: Array) -> Array:
-        # In units of the parameters' ranges, whatever outputs stand for their ends.
-        return irnn.squared_error((output - low) / (high - low), target)
+def make_test(
+    config: DictConfig, data: OscillatorData, loss: Callable[..., Array], solver: Any
+) -> tuple[Callable[..., Samples], Callable[..., Test]]:
+    """`samples()`, the test samples, and `evaluate(net, samples())`; alone it draws its own."""
+    if isinstance(solver, irnn.PseudoTransient):  # the same equilibria, ten times faster
+        solver = irnn.InChunks(solver=solver)
 
     def samples(num_test: int = max(config.num_test, config.final_num_test or 0)) -> Samples:
         def some(index: Array) -> Samples:
@@ -83,7 +74,7 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             x, target = lay_samples(
                 tuple(jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in (inputs, targets))
             )
-            result = irnn.equilibrium(net, x, solver=test_solver)
+            result = irnn.equilibrium(net, x, solver=solver)
             used = wanted & result.converged
             errors = jax.vmap(loss)(result.activities[-1], target)
             steps = jnp.where(wanted, result.num_steps, 0)
@@ -97,10 +88,29 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=steps / num_test,
         )
 
+    return samples, evaluate
+
+
+def make_train(config: DictConfig, network: DictConfig) -> Train:
+    """Build one network's training, pure: `jit` it, `vmap` it over runs."""
+    data = training.make(config.data)
+    low, high = config.output_range
+    sizes = (data.num_times, *config.model.hidden, 2)
+
+    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
+        return trainer.start(training.draw(config, network, key, sizes), numbers)
+
+    def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
+        # int32 whether x64 is on or not, so that both train on the same samples.
+        shape = (config.batch_size,)
+        return data.train(jax.random.randint(key, shape, 0, data.num_train, dtype=jnp.int32))
+
+    def loss(output: Array, target: Array) -> Array:
+        # In units of the parameters' ranges, whatever outputs stand for their ends.
+        return irnn.squared_error((output - low) / (high - low), target)
+
     trainer = vary.trainer(config, network, loss)
-    test_solver = trainer.solver
-    if isinstance(test_solver, irnn.PseudoTransient):  # the same equilibria, ten times faster
-        test_solver = irnn.InChunks(solver=test_solver)
+    samples, evaluate = make_test(config, data, loss, trainer.solver)
     final = None
     if config.final_num_test is not None:
         final = functools.partial(evaluate, num_test=config.final_num_test)

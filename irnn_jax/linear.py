@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 INVERT_UP_TO = 8
 SWEEP_UP_TO = 32
+PAIRS_UP_TO = 24  # sweeps take two pivots at a time, and four beyond
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
@@ -158,7 +159,7 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
     and without it each sweep would have to find its block at a place that changes.
     """
     n = matrix.shape[0]
-    width = 2 if n <= 24 else 4
+    width = 2 if n <= PAIRS_UP_TO else 4
     size = -(-n // width) * width
 
     def eliminate(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:

@@ -128,13 +128,7 @@ class DenseProblem(eqx.Module):
 
     def at_samples(self, index: Int[Array, " samples"]) -> "DenseProblem":
         """The problems of these samples, of a batch with one axis."""
-        shared = self.matrix.shape[-1] == 1
-        return DenseProblem(
-            matrix=self.matrix if shared else self.matrix[:, :, index],
-            drive=self.drive[:, index],
-            activation=self.activation,
-            tolerance=None if self.tolerance is None else self.tolerance[index],
-        )
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == 1 else leaf[..., index], self)
 
     def linear_accuracy(self, dtype: Any) -> float:
         """Solved directly, unless it is wide: then as for a cell."""

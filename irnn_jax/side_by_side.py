@@ -38,12 +38,12 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
             added and own > 1 and argument.shape[1] > JOIN_UP_TO
             for argument, own, added in zip(arguments, axes, in_batched, strict=True)
         )
+        in_axes = [0 if added else None for added in in_batched]
         if wide:
-            result = jax.vmap(function, in_axes=[0 if added else None for added in in_batched])(
-                *arguments
-            )
+            result = jax.vmap(function, in_axes)(*arguments)
         elif jax.default_backend() == "cpu" and _large(in_batched, arguments, axes):
-            result = _one_by_one(function, in_batched, arguments)
+            each = side_by_side(function, axes, out_axes)  # what another vmap adds
+            result = jax.vmap(jax.custom_batching.sequential_vmap(each), in_axes)(*arguments)
         else:
             # The new axis becomes the first of the batch, of length one where it is not there.
             arguments = tuple(
@@ -76,23 +76,6 @@ def _large(in_batched: list[bool], arguments: tuple[jax.Array, ...], axes: tuple
         else:
             matrix_is_added = added and math.prod(shape) == 1
     return matrix_is_added and samples >= ALONE_FROM
-
-
-def _one_by_one(
-    function: Callable[..., Any], in_batched: list[bool], arguments: tuple[jax.Array, ...]
-) -> Any:
-    each = [argument for argument, added in zip(arguments, in_batched, strict=True) if added]
-
-    def one(some: list[jax.Array]) -> Any:
-        added = iter(some)
-        return function(
-            *(
-                next(added) if is_added else argument
-                for argument, is_added in zip(arguments, in_batched, strict=True)
-            )
-        )
-
-    return jax.lax.map(one, each)
 
 
 def _join(argument: jax.Array, own: int, batch: tuple[int, ...]) -> jax.Array:

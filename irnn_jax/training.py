@@ -135,28 +135,34 @@ def make_train_step(
         penalty=penalty,
     )
 
-    @jax.jit
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        x, target = batch
-        x = jnp.asarray(x)
-        found, report, grads = objective.gradient_of_batch(state.net, x, target)
-        grads, norm, applied = _finite_or_zero(grads)
-        params: Any = state.net
-        losses = functools.partial(objective.usable_losses, x=x, target=target)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        net, guard_state, rejected, scale = _move(state, updates, guard, losses)
-        metrics = _metrics(
-            found,
-            report,
-            gradient_norm=norm,
-            applied=applied,
-            rejected=rejected,
-            update_scale=scale,
-        )
-        step = state.step + 1
-        return TrainState(net=net, opt_state=opt_state, step=step, guard=guard_state), metrics
+    return jax.jit(functools.partial(_step, objective, optimizer, guard))
 
-    return step
+
+def _step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    guard: Guard | None,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[TrainState, Metrics]:
+    x, target = batch
+    x = jnp.asarray(x)
+    found, report, grads = objective.gradient_of_batch(state.net, x, target)
+    grads, norm, applied = _finite_or_zero(grads)
+    params: Any = state.net
+    losses = functools.partial(objective.usable_losses, x=x, target=target)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    net, guard_state, rejected, scale = _move(state, updates, guard, losses)
+    metrics = _metrics(
+        found,
+        report,
+        gradient_norm=norm,
+        applied=applied,
+        rejected=rejected,
+        update_scale=scale,
+    )
+    step = state.step + 1
+    return TrainState(net=net, opt_state=opt_state, step=step, guard=guard_state), metrics
 
 
 def _finite_or_zero(grads: Any) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:

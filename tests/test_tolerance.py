@@ -7,8 +7,6 @@ import pytest
 
 import irnn_jax as irnn
 
-jax.config.update("jax_enable_x64", True)
-
 LOOSE, TIGHT = 1e-2, 1e-9
 SOLVERS = {
     "picard": irnn.Picard(),

@@ -13,7 +13,7 @@ from experiments.harness.errors import BadConfig
 
 def tune_compiler() -> None:
     """Add the library's flags for CPUs, which JAX reads when it is first used; the user's win."""
-    os.environ["XLA_FLAGS"] = f"{irnn.cpu_xla_flags()} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = irnn.cpu_xla_flags(os.environ.get("XLA_FLAGS", ""))
 
 
 def set_up(config: DictConfig) -> devices.Devices:

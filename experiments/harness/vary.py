@@ -122,3 +122,5 @@ def _check(config: DictConfig, key: str, given: Any) -> None:
     numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v) and v >= 0]
     if not values or len(numbers) < len(values):
         raise BadConfig(f"vary: {key} needs a list of numbers of at least 0, got {given}")
+    if key == TOLERANCE and 0 in values:
+        raise BadConfig(f"vary: {key} must be positive, got {given}")

@@ -3,6 +3,7 @@
 import dataclasses
 
 import diffrax
+import jax
 import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
@@ -42,11 +43,8 @@ class MixedPrecision:
         if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
             return self.solver.solve(problem, y0, adjoint)
         # The coarse solve is to the accuracy of float32, whatever the tolerance.
-        single = DenseProblem(
-            matrix=problem.matrix.astype(jnp.float32),
-            drive=problem.drive.astype(jnp.float32),
-            activation=problem.activation,
-        )
+        single = dataclasses.replace(problem, tolerance=None)
+        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), single)
         coarse = dataclasses.replace(self.solver, tolerance=None)
         found = coarse.solve(single, y0.astype(jnp.float32), adjoint)
         speed = max_norm(velocity(None, found.state, single))

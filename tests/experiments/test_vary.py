@@ -93,6 +93,7 @@ def test_a_group_has_its_own_rate():
         ("{penalty:[]}", "penalty needs a list of numbers of at least 0"),
         ("{penalty:0.1}", "penalty needs a list of numbers of at least 0"),
         ("{penalty:[-1]}", r"penalty needs a list of numbers of at least 0, got \[-1\]"),
+        ("{solver.tolerance:[0]}", r"solver.tolerance must be positive, got \[0\]"),
     ],
 )
 def test_what_cannot_vary_is_refused(tmp_path, vary_, words):
