@@ -54,7 +54,7 @@ def by(solver):
 
 WAYS = {
     "InChunks": by(irnn.InChunks()),
-    "InChunks, mixed precision": by(irnn.InChunks(solver=irnn.MixedPrecision())),
+    "InChunks, mixed precision": by(irnn.MixedPrecision(solver=irnn.InChunks())),
     "Picard, 30 steps": lambda nets, x: jax.lax.map(lambda net: picard(net, x), nets),
 }
 

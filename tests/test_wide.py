@@ -58,13 +58,15 @@ def test_an_adjoint_that_the_iteration_does_not_find_is_found_by_gmres(request, 
     assert relative_error(actual, expected) < 1e-9
 
 
-@pytest.mark.parametrize("solver", [irnn.PseudoTransient(), irnn.MixedPrecision()], ids=type)
-def test_chunks_give_what_one_batch_gives(solver):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_chunks_give_what_one_batch_gives(mixed):
     # Strong weights: the slowest of the samples takes several times as long as most.
     net = network((2, 2, 1), scale=6.0)
     x = 3 * inputs(net, batch=150)
+    solver, chunked = irnn.PseudoTransient(), irnn.InChunks(width=16, first_steps=7)
+    if mixed:
+        solver, chunked = irnn.MixedPrecision(solver=solver), irnn.MixedPrecision(solver=chunked)
     together = irnn.equilibrium(net, x, solver=solver)
-    chunked = irnn.InChunks(solver=solver, width=16, first_steps=7)
     parts = jax.vmap(lambda net: irnn.equilibrium(net, x, solver=chunked))(
         jax.tree.map(lambda leaf: leaf[None], net)
     )
@@ -113,7 +115,9 @@ def test_what_does_not_rest_in_float32_is_solved_in_float64_from_the_start():
 def test_solvers_inside_solvers_are_checked():
     with pytest.raises(ValueError, match="max_steps must be positive"):
         irnn.MixedPrecision(solver=irnn.PseudoTransient(max_steps=0))
-    with pytest.raises(ValueError, match="must be a PseudoTransient or a MixedPrecision, got Pic"):
+    with pytest.raises(ValueError, match="solver must be a PseudoTransient, got Pic"):
         irnn.InChunks(solver=irnn.Picard())
+    with pytest.raises(ValueError, match="must be a PseudoTransient or an InChunks, got Pic"):
+        irnn.MixedPrecision(solver=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
-from irnn_jax.solvers.mixed_precision import MixedPrecision
-from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.solvers.pseudo_transient import Progress, PseudoTransient
+from irnn_jax.solvers.rodas3 import iterate
 
 
 class Queue(NamedTuple):
@@ -21,51 +21,81 @@ class Queue(NamedTuple):
     length: Int[Array, ""]
 
 
+class Parked(NamedTuple):
+    """What is kept of samples between their chunks: enough to go on as if nothing had happened."""
+
+    state: State
+    remaining: Float[Array, "*batch"]
+    time: Float[Array, "*batch"]
+    step_size: Float[Array, "*batch"]
+    followed: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
+    finished: Bool[Array, "*batch"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InChunks:
     """Solve a large batch in chunks that fit the processor's cache, the slow samples last.
 
     A batch is stepped until its slowest sample rests, and among many thousands one takes ten times
-    as long as most. So all samples get `first_steps` steps; those that took them all are queued,
-    and solved again, from the start, by themselves. What each of them ends at is what `solver`
-    would give it in one batch.
+    as long as most. So all samples get `first_steps` steps; those that want more are gathered in
+    chunks of their own, get half as many again, and so on, up to the solver's `max_steps`. Each
+    goes on where it stopped, and ends where `solver` would bring it in one batch.
 
     For evaluation on a CPU: a GPU wants large batches, and `Unrolled` gradients are not skipped.
 
     Attributes:
-        solver: `PseudoTransient` or `MixedPrecision`.
+        solver: pseudo-transient continuation.
         width: samples in a chunk.
         first_steps: the steps that all samples get.
     """
 
     solver: Any = PseudoTransient()
     width: int = 64
-    first_steps: int = 10
+    first_steps: int = 6
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)
-        if not isinstance(self.solver, PseudoTransient | MixedPrecision):
-            raise ValueError(
-                f"solver must be a PseudoTransient or a MixedPrecision, got {self.solver!r}"
-            )
+        if not isinstance(self.solver, PseudoTransient):
+            raise ValueError(f"solver must be a PseudoTransient, got {self.solver!r}")
 
     @property
     def tolerance(self) -> float | None:
         """The solver's own."""
         return self.solver.tolerance
 
+    @property
+    def first_step(self) -> float:
+        """The solver's own."""
+        return self.solver.first_step
+
     def more_cautious(self) -> Solver:
         """That of the solver."""
         return self.solver.more_cautious()
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
-        """Iterate from y0."""
+        """Step from y0 until every sample is at rest."""
+        first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
+        return self.proceed(problem, y0, first, adjoint)
+
+    def proceed(
+        self,
+        problem: Problem,
+        y0: State,
+        first: Float[Array, "*batch"],
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Solved:
+        """Step from y0 with a first step of each sample's own."""
         skips = isinstance(adjoint, diffrax.ForwardMode)
         large = y0.ndim == 2 and y0.shape[1] > self.width
         if not isinstance(problem, DenseProblem) or not skips or not large:
-            return self.solver.solve(problem, y0, adjoint)
-        count, width = y0.shape[1], self.width
+            return self.solver.proceed(problem, y0, first, adjoint)
+        count, width, most = y0.shape[1], self.width, self.solver.max_steps
         lane = jnp.arange(width, dtype=jnp.int32)
+
+        def advance(problem: DenseProblem, start: Progress, until: Array) -> Parked:
+            last = self.solver.advance(problem, start, adjoint, until.astype(y0.dtype))
+            return parked(last, finished=self.solver.ended(problem, last).finished)
 
         def queued(queue: Queue, index: Array, slow: Array) -> Queue:
             """With the slow ones of a chunk at its end."""
@@ -75,45 +105,79 @@ class InChunks:
             samples = queue.samples.at[place].set(index, mode="drop")
             return Queue(samples, queue.length + _count(slow))
 
-        def in_order(number: Array, carry: tuple[Solved, Queue]) -> tuple[Solved, Queue]:
+        def in_order(number: Array, carry: tuple[Parked, Queue]) -> tuple[Parked, Queue]:
             found, queue = carry
             # The last chunk begins within the one before it.
             start = jnp.minimum(number * width, count - width)
-            chunk = jax.tree.map(lambda leaf: _slice(leaf, start, width), (problem, y0))
-            part = quick.solve(*chunk, adjoint)
+            part, *begun = jax.tree.map(
+                lambda leaf: _slice(leaf, start, width), (problem, y0, first)
+            )
+            ended = advance(part, self.solver.begin(part, *begun), limit)
             found = jax.tree.map(
                 lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, start, -1),
                 found,
-                part,
+                ended,
             )
             index = start + lane
-            return found, queued(queue, index, ~part.finished & (index >= number * width))
+            return found, queued(queue, index, ~ended.finished & (index >= number * width))
 
-        def from_queue(solver: PseudoTransient | MixedPrecision, found: Solved, waiting: Queue):
-            def chunk(number: Array, carry: tuple[Solved, Queue]) -> tuple[Solved, Queue]:
+        def from_queue(carry: tuple[Array, Parked, Queue]) -> tuple[Array, Parked, Queue]:
+            until, found, waiting = carry
+            until = jnp.minimum(until + (until + 1) // 2, most)
+
+            def chunk(number: Array, carry: tuple[Parked, Queue]) -> tuple[Parked, Queue]:
                 found, queue = carry
-                # The last chunk is filled up with the batch's first sample.
+                # The last chunk is filled up with the last sample.
                 place = number * width + lane
-                index = jnp.where(
-                    place < waiting.length, waiting.samples.at[place].get(mode="clip"), 0
-                )
-                part = solver.solve(problem.at_samples(index), y0[:, index], adjoint)
-                found = jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, part)
-                return found, queued(queue, index, ~part.finished & (place < waiting.length))
+                index = waiting.samples[jnp.minimum(place, waiting.length - 1)]
+                part = problem.at_samples(index)
+                start = resumed(part, jax.tree.map(lambda leaf: leaf[..., index], found))
+                ended = advance(part, start, until)
+                found = jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, ended)
+                return found, queued(queue, index, ~ended.finished & (place < waiting.length))
 
-            return jax.lax.fori_loop(none, -(-waiting.length // width), chunk, (found, empty))
+            chunks = -(-waiting.length // width)
+            return until, *jax.lax.fori_loop(none, chunks, chunk, (found, empty))
 
-        quick = self.solver.limited_to(self.first_steps)
-        like = jax.eval_shape(lambda: quick.solve(problem, y0, adjoint))
-        found = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-        none = jnp.int32(0)
+        def unfinished(carry: tuple[Array, Parked, Queue]) -> Array:
+            until, _, queue = carry
+            return (until < most) & (queue.length > 0)
+
+        none, limit = jnp.int32(0), jnp.int32(min(self.first_steps, most))
+        blank = parked(self.solver.begin(problem, y0, first), finished=jnp.zeros(count, bool))
         empty = Queue(jnp.zeros(count, jnp.int32), none)
-        found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (found, empty))
-        # Few need many steps, and the few without an equilibrium all of them: another limit on the
-        # way keeps these from making the others of their chunk wait.
-        for solver in (self.solver.limited_to(4 * self.first_steps), self.solver):
-            found, queue = from_queue(solver, found, queue)
-        return found
+        found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
+        _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
+        return Solved(
+            state=found.state,
+            num_steps=found.num_steps.astype(jnp.int32),
+            time=found.time,
+            finished=found.finished,
+        )
+
+
+def parked(progress: Progress, finished: Bool[Array, "*batch"]) -> Parked:
+    """Without what `resumed` finds again from the state."""
+    at = progress.at
+    return Parked(
+        state=at.state,
+        remaining=at.remaining,
+        time=at.time,
+        step_size=progress.step_size,
+        followed=progress.followed,
+        num_steps=progress.num_steps,
+        finished=finished,
+    )
+
+
+def resumed(problem: Problem, parked: Parked) -> Progress:
+    """Where the samples stood."""
+    return Progress(
+        at=iterate(problem, parked.state, remaining=parked.remaining, time=parked.time),
+        step_size=parked.step_size,
+        followed=parked.followed,
+        num_steps=parked.num_steps,
+    )
 
 
 def _slice(leaf: Array, start: Array, width: int) -> Array:

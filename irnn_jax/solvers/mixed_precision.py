@@ -1,13 +1,15 @@
 """Most steps in float32, the last ones in float64."""
 
 import dataclasses
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 
 from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, max_norm, tolerance_of, velocity
+from irnn_jax.solvers.base import Solved, default_tolerance, max_norm, velocity
+from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
@@ -20,10 +22,17 @@ class MixedPrecision:
     float32, and a cell, which decides about its own precision, are solved by `solver` alone.
 
     Attributes:
-        solver: pseudo-transient continuation, for both precisions; its tolerance is for float64.
+        solver: pseudo-transient continuation, whole or `InChunks`, for both precisions; its
+            tolerance is for float64.
     """
 
-    solver: PseudoTransient = PseudoTransient()
+    solver: Any = PseudoTransient()
+
+    def __post_init__(self):
+        if not isinstance(self.solver, PseudoTransient | InChunks):
+            raise ValueError(
+                f"solver must be a PseudoTransient or an InChunks, got {self.solver!r}"
+            )
 
     @property
     def tolerance(self) -> float | None:
@@ -34,21 +43,16 @@ class MixedPrecision:
         """In float64 from the start."""
         return self.solver.more_cautious()
 
-    def limited_to(self, num_steps: int) -> "MixedPrecision":
-        """The same with so many steps at the most, in either precision."""
-        return MixedPrecision(solver=self.solver.limited_to(num_steps))
-
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Iterate from y0."""
         if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
             return self.solver.solve(problem, y0, adjoint)
         # The coarse solve is to the accuracy of float32, whatever the tolerance.
-        single = dataclasses.replace(problem, tolerance=None)
+        tolerance = jnp.full(y0.shape[1:], default_tolerance(jnp.float32))
+        single = dataclasses.replace(problem, tolerance=tolerance)
         single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), single)
-        coarse = dataclasses.replace(self.solver, tolerance=None)
-        found = coarse.solve(single, y0.astype(jnp.float32), adjoint)
-        speed = max_norm(velocity(None, found.state, single))
-        rests = speed <= tolerance_of(coarse, single, jnp.float32)
+        found = self.solver.solve(single, y0.astype(jnp.float32), adjoint)
+        rests = max_norm(velocity(None, found.state, single)) <= single.tolerance
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         longest = 1 / float(jnp.finfo(y0.dtype).eps)
         first = jnp.where(rests, longest, self.solver.first_step).astype(y0.dtype)

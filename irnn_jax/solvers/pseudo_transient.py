@@ -85,6 +85,19 @@ class FollowThenNewton:
         return keep, h, followed
 
 
+def at_rest_within(tolerance: float | Float[Array, "*batch"], at: Iterate) -> Bool[Array, "*batch"]:
+    """Which samples are within the tolerance, and done with Newton's method.
+
+    A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a fold,
+    where the rate is small, the tolerance alone is not enough for ten digits. So the last step must
+    also have left no more than the rounding of F does.
+    """
+    eps = float(jnp.finfo(at.residual.dtype).eps)
+    done = (at.remaining <= eps / 4) | (at.residual <= 2 * eps)
+    # Nothing after a NaN can be finite.
+    return ((at.residual <= tolerance) & done) | jnp.isnan(at.residual)
+
+
 class Continuation(diffrax.AbstractSolver):
     """The diffrax solver: in each step every sample that is not at rest tries one of its own.
 
@@ -107,18 +120,6 @@ class Continuation(diffrax.AbstractSolver):
         """Nothing is carried from step to step but the progress."""
         del terms, t0, t1, y0, args
 
-    def at_rest(self, at: Iterate) -> Bool[Array, "*batch"]:
-        """Which samples are within the tolerance, and done with Newton's method.
-
-        A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a
-        fold, where the rate is small, the tolerance alone is not enough for ten digits. So the
-        last step must also have left no more than the rounding of F does.
-        """
-        eps = float(jnp.finfo(at.residual.dtype).eps)
-        done = (at.remaining <= eps / 4) | (at.residual <= 2 * eps)
-        # Nothing after a NaN can be finite.
-        return ((at.residual <= self.tolerance) & done) | jnp.isnan(at.residual)
-
     def step(
         self,
         terms: Any,
@@ -133,7 +134,7 @@ class Continuation(diffrax.AbstractSolver):
         del terms, t0, t1, solver_state, made_jump
         y1, report = rodas3(args, y0.at, y0.step_size)
         keep, h, followed = self.rule.next_step_size(report, y0.step_size, y0.followed)
-        moving = ~self.at_rest(y0.at)
+        moving = ~at_rest_within(self.tolerance, y0.at)
         taken = keep & moving
 
         def choose(new: Array, old: Array) -> Array:
@@ -229,10 +230,6 @@ class PseudoTransient:
             max_steps=2 * self.max_steps,
         )
 
-    def limited_to(self, num_steps: int) -> "PseudoTransient":
-        """The same with so many steps at the most."""
-        return dataclasses.replace(self, max_steps=num_steps)
-
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
         first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
@@ -250,20 +247,41 @@ class PseudoTransient:
         One that is longer than twice `first_step` is a Newton step: if it is rejected, the flow is
         followed from y0 on.
         """
-        rule = FollowThenNewton(
-            error_tolerance=self.error_tolerance,
-            reject_above=self.reject_above,
-            newton_within=self.newton_within,
-        )
-        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, problem, y0.dtype))
+        last = self.advance(problem, self.begin(problem, y0, first), adjoint)
+        return self.ended(problem, last)
+
+    def begin(self, problem: Problem, y0: State, first: Float[Array, "*batch"]) -> Progress:
+        """Where a batch stands before its first step, see `proceed`."""
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
-        start = Progress(
+        return Progress(
             at=iterate(problem, y0, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
             step_size=first,
             followed=jnp.full(batch, self.first_step, dtype),
             num_steps=zeros,
         )
+
+    def advance(
+        self,
+        problem: Problem,
+        start: Progress,
+        adjoint: diffrax.AbstractAdjoint,
+        until: Float[Array, ""] | None = None,
+    ) -> Progress:
+        """Step until every sample is at rest or has taken `until` steps in all, or `max_steps`."""
+        rule = FollowThenNewton(
+            error_tolerance=self.error_tolerance,
+            reject_above=self.reject_above,
+            newton_within=self.newton_within,
+        )
+        dtype = start.at.state.dtype
+        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, problem, dtype))
+
+        def ends(t: Any, y: Progress, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
+            del t, args, kwargs
+            at_rest = at_rest_within(continuation.tolerance, y.at)
+            return jnp.all(at_rest if until is None else at_rest | (y.num_steps >= until))
+
         last, _, _ = integrate(
             problem,
             start,
@@ -273,12 +291,16 @@ class PseudoTransient:
             first_step=None,
             max_steps=self.max_steps,
             adjoint=adjoint,
-            at_rest=lambda t, y, args, **kwargs: jnp.all(continuation.at_rest(y.at)),
+            at_rest=ends,
         )
-        num_steps = jax.lax.stop_gradient(last.num_steps).astype(jnp.int32)
+        return last
+
+    def ended(self, problem: Problem, last: Progress) -> Solved:
+        """What is kept of where a batch ended."""
+        tolerance = tolerance_of(self, problem, last.at.state.dtype)
         return Solved(
             state=last.at.state,
-            num_steps=num_steps,
+            num_steps=jax.lax.stop_gradient(last.num_steps).astype(jnp.int32),
             time=last.at.time,
-            finished=continuation.at_rest(last.at),
+            finished=at_rest_within(tolerance, last.at),
         )
