@@ -26,7 +26,7 @@ figure7: $(VENV)/.installed-experiments ## Figure 7 at the paper's own scale
 	$(ON_ALL_CORES) $(PY) -m experiments.capacity $(ARGS)
 
 choices: $(VENV)/.installed-experiments ## Figure 6 under other readings of the paper
-	$(PY) -m experiments.choices $(ARGS)
+	$(ON_ALL_CORES) $(PY) -m experiments.choices $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
 	$(PY) -m pytest -n auto --dist loadscope $(ARGS)

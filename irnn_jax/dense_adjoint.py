@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.gradients import AdjointSystem
+from irnn_jax.krylov import gmres
 from irnn_jax.lazily import at_most_once
 from irnn_jax.linear import multiply, solve_refined, solve_transposed_refined
 from irnn_jax.network import feedforward_mask
-from irnn_jax.problem import DIRECT_UP_TO, State, over_samples, solve_krylov
+from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
 from irnn_jax.solvers.base import max_norm
@@ -52,45 +53,32 @@ def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
     if rhs.shape[0] <= DIRECT_UP_TO:
         return solve_transposed_refined(_identity_minus_jacobian(matrix, slope), rhs)
     transpose = jnp.swapaxes(matrix, 0, 1)
-    return _iterate(
-        lambda w: multiply(transpose, slope * w),
-        lambda matrix, slope, w: (slope * w) @ matrix,
-        (matrix, slope, rhs),
-    )
+    return _iterate(lambda w: multiply(transpose, slope * w), rhs)
 
 
 def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
     """(I - D A) v = r."""
     if rhs.shape[0] <= DIRECT_UP_TO:
         return solve_refined(_identity_minus_jacobian(matrix, slope), rhs)
-    return _iterate(
-        lambda v: slope * multiply(matrix, v),
-        lambda matrix, slope, v: slope * (matrix @ v),
-        (matrix, slope, rhs),
-    )
+    return _iterate(lambda v: slope * multiply(matrix, v), rhs)
 
 
 solve_adjoint = side_by_side(_solve_adjoint, (2, 1, 1), 1)
 solve_tangent = side_by_side(_solve_tangent, (2, 1, 1), 1)
 
 
-def _iterate(
-    product: Callable[[Array], Array],
-    product_of_one: Callable[[Array, Array, Array], Array],
-    system: tuple[Array, Array, Array],
-) -> Array:
-    """Solve w - K w = g; K w for the batch is `product`, and for one sample `product_of_one`."""
-    rhs = system[-1]
-    tolerance = float(jnp.finfo(rhs.dtype).eps) ** 0.75 * max_norm(rhs)
+def _iterate(product: Callable[[Array], Array], rhs: Array) -> Array:
+    """Solve w - K w = g, K w being `product`."""
+    accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
+    tolerance = accuracy * max_norm(rhs)
     anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
     found = anderson.accelerate(lambda w: rhs + product(w), rhs, tolerance, forward)
     failed = ~(max_norm(found.velocity) <= tolerance)
 
-    def by_gmres(matrix: Array, slope: Array, rhs: Array) -> Array:
-        return solve_krylov(lambda w: w - product_of_one(matrix, slope, w), rhs)
-
     def mend(state: Array) -> Array:
-        return jnp.where(failed, over_samples(by_gmres, *system), state)
+        # The other samples have nothing left to solve.
+        mended = gmres(lambda w: w - product(w), jnp.where(failed, rhs, 0), accuracy)
+        return jnp.where(failed, mended, state)
 
     return at_most_once(jnp.any(failed), mend, found.state)
 

@@ -22,7 +22,7 @@ from irnn_jax.network import (
     drive,
     split_layers,
 )
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.solving import Solution
 from irnn_jax.status import Status
@@ -70,7 +70,7 @@ def equilibrium(
     net: NetworkLike,
     x: ArrayLike,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,
@@ -128,7 +128,7 @@ def apply(
     net: NetworkLike,
     x: ArrayLike,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,

@@ -13,7 +13,7 @@ from irnn_jax.equilibrium import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport, CellMethod, cell_equilibrium
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 
 Tree = TypeVar("Tree")
 
@@ -24,7 +24,7 @@ def fixed_point(
     x: Any,
     y0: Tree,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     throw: bool = False,
     probe: AdjointReport | None = None,

@@ -26,7 +26,7 @@ from irnn_jax.network import (
     drive,
     split_layers,
 )
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 
 Sensitivities = tuple[Float[Array, "outputs _"], ...]
 Slopes = tuple[Float[Array, " _"], ...]
@@ -36,7 +36,7 @@ def jacobians(
     net: NetworkLike,
     x: ArrayLike,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     activation: Activation = jax.nn.sigmoid,
 ) -> Network:
     """Derivatives of the output activities with respect to every weight, at one equilibrium.

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.network import Network, NetworkLike, as_network, checked_input, connections
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 from irnn_jax.stability import slope_at
 
 Tree = TypeVar("Tree")
@@ -25,7 +25,7 @@ def jacobian_penalty(
     net: NetworkLike,
     x: ArrayLike,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     activation: Activation = jax.nn.sigmoid,
 ) -> Float[Array, "*batch"]:
     """||D A||_F^2 / n at the equilibrium of each sample, with its exact gradient.

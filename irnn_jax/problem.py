@@ -6,7 +6,6 @@ solves by Krylov iteration on Jacobian-vector products. Both are pytrees, so tha
 through diffrax as its `args`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +16,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation, value_and_slope
+from irnn_jax.krylov import gmres
 from irnn_jax.linear import Inverse, Lapack, factorize, multiply
 
 State = Float[Array, "n *batch"]
@@ -163,28 +163,18 @@ class WideSystem(eqx.Module):
     def solve(self, rhs: State) -> State:
         """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
 
-        def solve(matrix: Array, slope: Array, scale: Array, rhs: Array) -> Array:
-            def operator(v: Array) -> Array:
-                return scale * v - slope * (matrix @ v)
+        def operator(v: State) -> State:
+            return self.scale * v - self.slope * multiply(self.matrix, v)
 
-            return solve_krylov(operator, rhs, gmres(rhs, self.tolerance))
+        def solve(operator: Callable[[State], State], rhs: State) -> State:
+            return gmres(operator, rhs, self.tolerance)
 
-        return over_samples(solve, self.matrix, self.slope, self.scale, rhs)
+        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
         return jnp.array(True)
-
-
-def over_samples(function: Callable[..., Array], matrix: Array, *arguments: Array) -> Array:
-    """`function` of (n, n) and one sample of each argument, for all samples of a batch."""
-    if arguments[-1].ndim == 1:
-        return function(matrix, *arguments)
-    shared = matrix.shape[-1] == 1 and arguments[-1].shape[-1] != 1
-    axes = (None if shared else -1, *(-1 for _ in arguments))
-    matrix = matrix[..., 0] if shared else matrix
-    one_axis_less = functools.partial(over_samples, function)
-    return jax.vmap(one_axis_less, in_axes=axes, out_axes=-1)(matrix, *arguments)
 
 
 class KrylovSystem(eqx.Module):
@@ -195,7 +185,7 @@ class KrylovSystem(eqx.Module):
 
     def solve(self, rhs: State) -> State:
         """Solve operator(x) = rhs."""
-        return solve_krylov(self.operator, rhs, gmres(rhs, self.tolerance))
+        return solve_krylov(self.operator, rhs, lineax_gmres(rhs, self.tolerance))
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
@@ -242,7 +232,7 @@ class CellProblem(eqx.Module):
         return float(jnp.finfo(dtype).eps) ** 0.25
 
 
-def gmres(rhs: State, tolerance: float) -> lx.GMRES:
+def lineax_gmres(rhs: State, tolerance: float) -> lx.GMRES:
     """Restarted GMRES to a relative residual of `tolerance`.
 
     Without restarts GMRES ends after n steps in exact arithmetic; 40 bounds its memory.
@@ -264,7 +254,7 @@ def solve_krylov(
     check the residual of what comes back.
     """
     if linear_solver is None:
-        linear_solver = gmres(rhs, float(jnp.finfo(rhs.dtype).eps) ** 0.75)
+        linear_solver = lineax_gmres(rhs, float(jnp.finfo(rhs.dtype).eps) ** 0.75)
     structure = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
 
     def solve(matvec: Callable[[State], State], b: State) -> State:

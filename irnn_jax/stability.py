@@ -16,7 +16,7 @@ from irnn_jax.network import (
     connections,
     drive,
 )
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 from irnn_jax.spectrum import spectral_abscissa
 
 
@@ -39,7 +39,7 @@ def stability(
     net: NetworkLike,
     x: ArrayLike,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     activation: Activation = jax.nn.sigmoid,
 ) -> Stability:
     """Spectral abscissa, slowest rate and stability of the equilibria of a batch.

@@ -15,7 +15,7 @@ from irnn_jax.guard import Guard, GuardState
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.network import NetworkLike, as_network
 from irnn_jax.objective import Found, Loss, Objective
-from irnn_jax.solvers import PseudoTransient, Solver
+from irnn_jax.solvers import Auto, Solver
 
 Batch = tuple[Array, Any]
 
@@ -92,7 +92,7 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    solver: Solver = PseudoTransient(),
+    solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
     check_stability: bool = False,

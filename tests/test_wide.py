@@ -34,7 +34,13 @@ def _iterative(monkeypatch):
 def test_products_alone_find_the_equilibrium_and_its_gradient(request):
     expected, reference = _gradients(WIDE, X)
     request.getfixturevalue("_iterative")
-    for solver in (irnn.PseudoTransient(), irnn.Anderson()):
+    for solver in (
+        irnn.Auto(),
+        irnn.PseudoTransient(),
+        irnn.NewtonKrylov(),
+        irnn.Exponential(),
+        irnn.Anderson(),
+    ):
         actual, result = _gradients(WIDE, X, solver=solver)
         assert np.all(result.converged)
         for a, b in zip(result.activities, reference.activities, strict=True):
@@ -80,6 +86,62 @@ def test_chunks_give_what_one_batch_gives(mixed):
     assert relative_error(actual, expected) < 1e-12
 
 
+def test_the_default_is_chosen_by_size():
+    def chosen(neurons, samples):
+        matrix = jnp.zeros((neurons, neurons, 1))
+        y = jnp.zeros((neurons, samples))
+        system = problem.DenseProblem(matrix=matrix, drive=y, activation=jax.nn.sigmoid)
+        return irnn.Auto(tolerance=1e-9).choose(system, y)
+
+    continuation = irnn.PseudoTransient(tolerance=1e-9)
+    assert chosen(32, 72) == continuation
+    wide = irnn.Cascade(solvers=(irnn.Exponential(tolerance=1e-9), continuation))
+    assert chosen(33, 72) == wide
+    many = chosen(7, 10_000)
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    assert many == (irnn.InChunks(solver=continuation) if alone else continuation)
+
+
+def test_exponential_steps_end_where_the_flow_does():
+    # Centred, at a gain of 8: about half of the flows rest, many of them next to other equilibria.
+    rng = np.random.default_rng(5)
+    matrices = rng.normal(size=(300, 5, 5)) * 8 / np.sqrt(5)
+    drives = rng.normal(size=(300, 5)) - matrices.sum(axis=-1) / 2
+
+    def solve(solver):
+        def one(matrix, drive):
+            layer = irnn.Layer(feedforward=jnp.zeros((5, 1)), lateral=matrix, bias=drive)
+            return irnn.equilibrium(irnn.Network(layers=(layer,)), jnp.zeros(1), solver=solver)
+
+        return jax.vmap(one)(matrices, drives)
+
+    flow = solve(irnn.Flow())
+
+    def share_of_the_flows(solver):
+        result = solve(solver)
+        both = flow.converged & result.converged
+        assert np.sum(both) > 130
+        there = jnp.max(jnp.abs(result.activities[0] - flow.activities[0]), axis=-1) < 1e-6
+        return np.mean(there[both])
+
+    assert share_of_the_flows(irnn.Exponential()) > 0.98
+    assert share_of_the_flows(irnn.Anderson()) < 0.95
+
+
+def test_the_default_solves_what_explicit_steps_cannot():
+    # W = -40: explicit steps are kept short by the stiffness, and few of them do not arrive.
+    layer = irnn.Layer(feedforward=jnp.eye(4), lateral=-40 * jnp.eye(4), bias=jnp.full(4, 20.5))
+    net = irnn.Network(layers=(layer,))
+    x = 0.1 * inputs(net, batch=3)
+    expected = irnn.equilibrium(net, x)
+    alone = irnn.equilibrium(net, x, solver=irnn.Exponential(max_steps=5))
+    assert not np.any(alone.converged)
+    wide = irnn.Cascade(solvers=(irnn.Exponential(max_steps=5), irnn.PseudoTransient()))
+    result = irnn.equilibrium(net, x, solver=wide)
+    assert np.all(result.converged)
+    np.testing.assert_allclose(result.activities[0], expected.activities[0], rtol=0, atol=1e-12)
+
+
 def test_mixed_precision_ends_in_float64_and_solves_again_what_float32_cannot():
     net = NETWORKS["two_layers"]
     x = inputs(net, batch=4)
@@ -119,5 +181,7 @@ def test_solvers_inside_solvers_are_checked():
         irnn.InChunks(solver=irnn.Picard())
     with pytest.raises(ValueError, match="must be a PseudoTransient or an InChunks, got Pic"):
         irnn.MixedPrecision(solver=irnn.Picard())
+    with pytest.raises(ValueError, match="polish must be an Anderson, got Picard"):
+        irnn.Exponential(polish=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)

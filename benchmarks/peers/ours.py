@@ -37,6 +37,16 @@ VARIANTS: dict[str, Variant] = {
         irnn.Exact(),
         {"dense": True},
     ),
+    "Exponential": (
+        lambda tolerance: irnn.Exponential(tolerance=tolerance),
+        irnn.Exact(),
+        {},
+    ),
+    "NewtonKrylov": (
+        lambda tolerance: irnn.NewtonKrylov(tolerance=tolerance),
+        irnn.Exact(),
+        {},
+    ),
     "Anderson": (
         lambda tolerance: irnn.Anderson(tolerance=tolerance, max_steps=MAX_ITERATIONS),
         irnn.Exact(),

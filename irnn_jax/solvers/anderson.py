@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from irnn_jax.linear import factorize
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, max_norm, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, max_norm, repeat, tolerance_of
 
 
 class History(NamedTuple):
@@ -22,6 +22,7 @@ class History(NamedTuple):
         velocity: f(A Y + b) - Y there, or what the function of another iteration changes.
         steps: differences of successive states, (memory, n, *batch).
         changes: differences of successive velocities, (memory, n, *batch).
+        gram: products of the changes with each other, (memory, memory, *batch).
         num_steps: of each sample until it was within the tolerance, (*batch).
     """
 
@@ -29,7 +30,16 @@ class History(NamedTuple):
     velocity: State
     steps: Float[Array, "memory n *batch"]
     changes: Float[Array, "memory n *batch"]
+    gram: Float[Array, "memory memory *batch"]
     num_steps: Float[Array, "*batch"]
+
+    def slowness(self) -> Float[Array, "*batch"]:
+        """The largest |dY|/|dF| of the steps that are kept: 1/rate along the slowest direction."""
+        squares = jnp.sum(self.steps**2, axis=1)
+        changes = jnp.diagonal(self.gram, axis1=0, axis2=1)
+        changes = jnp.moveaxis(changes, -1, 0)
+        ratios = jnp.where(changes > 0, squares / jnp.where(changes > 0, changes, 1), 0)
+        return jax.lax.stop_gradient(jnp.sqrt(jnp.max(ratios, axis=0)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,12 +101,17 @@ class Anderson:
             state = history.state + self._step(history)
             velocity = function(state) - state
             slot = number % self.memory
+            change = velocity - history.velocity
+            changes = history.changes.at[slot].set(change)
+            # Of all products only those with the newest change are new.
+            products = jnp.sum(changes * change, axis=1)
             # A sample that has ended takes no step, whatever its differences become.
             return History(
                 state=jnp.where(going, state, history.state),
                 velocity=jnp.where(going, velocity, history.velocity),
                 steps=history.steps.at[slot].set(state - history.state),
-                changes=history.changes.at[slot].set(velocity - history.velocity),
+                changes=changes,
+                gram=history.gram.at[slot].set(products).at[:, slot].set(products),
                 num_steps=history.num_steps + going.astype(state.dtype),
             )
 
@@ -106,25 +121,14 @@ class Anderson:
             velocity=function(y0) - y0,
             steps=none,
             changes=none,
+            gram=jnp.zeros((self.memory, self.memory, *y0.shape[1:]), y0.dtype),
             num_steps=jnp.zeros(y0.shape[1:], y0.dtype),
         )
-        if isinstance(adjoint, diffrax.ForwardMode):
-            return jax.lax.while_loop(
-                lambda carry: (carry[0] < self.max_steps) & jnp.any(moving(carry[1])),
-                lambda carry: (carry[0] + 1, advance(*carry)),
-                (jnp.zeros((), jnp.int32), history),
-            )[1]
-        # Reverse mode needs to know how many steps there are.
-        return jax.lax.scan(
-            lambda history, number: (jax.checkpoint(advance)(number, history), None),
-            history,
-            jnp.arange(self.max_steps),
-        )[0]
+        return repeat(advance, history, moving, self.max_steps, adjoint)
 
     def _step(self, history: History) -> State:
         """Beta F - (dY + beta dF) gamma, where gamma minimises |F - dF gamma|."""
-        changes, velocity = history.changes, history.velocity
-        gram = jnp.sum(changes[:, None] * changes[None], axis=2)
+        changes, velocity, gram = history.changes, history.velocity, history.gram
         projected = jnp.sum(changes * velocity, axis=1)
         size = jnp.max(jnp.diagonal(gram), axis=-1)
         # Slots that are not filled yet are rows of zeros: any positive ridge makes them harmless.

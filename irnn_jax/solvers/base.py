@@ -124,6 +124,33 @@ def check_tolerance(tolerance: ArrayLike | None) -> None:
         check_positive(tolerance=np.asarray(tolerance).item())
 
 
+Carry = TypeVar("Carry")
+
+
+def repeat(
+    advance: Callable[[Array, Carry], Carry],
+    start: Carry,
+    moving: Callable[[Carry], Bool[Array, "*batch"]],
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint,
+) -> Carry:
+    """`advance(number, carry)` until no sample is moving, for iterations that follow no flow.
+
+    `Unrolled` takes all steps: reverse mode needs to know how many there are.
+    """
+    if isinstance(adjoint, diffrax.ForwardMode):
+        return jax.lax.while_loop(
+            lambda carry: (carry[0] < max_steps) & jnp.any(moving(carry[1])),
+            lambda carry: (carry[0] + 1, advance(*carry)),
+            (jnp.zeros((), jnp.int32), start),
+        )[1]
+    return jax.lax.scan(
+        lambda carry, number: (jax.checkpoint(advance)(number, carry), None),
+        start,
+        jnp.arange(max_steps),
+    )[0]
+
+
 def velocity(t: Any, y: State, problem: Problem) -> State:
     """The flow's vector field F(Y) = map(Y) - Y (eqs. 7 and 8)."""
     del t

@@ -1,0 +1,57 @@
+"""The default: which solver, by the size of what is to be solved."""
+
+import dataclasses
+
+import diffrax
+import jax
+
+from irnn_jax.problem import DenseProblem, Problem, State
+from irnn_jax.solvers.base import Solved, Solver, check_positive
+from irnn_jax.solvers.cascade import Cascade
+from irnn_jax.solvers.exponential import Exponential
+from irnn_jax.solvers.in_chunks import InChunks
+from irnn_jax.solvers.pseudo_transient import PseudoTransient
+
+# `python -m benchmarks.auto_choice`: with more neurons a factorisation a sample and step costs
+# more than products with A; with more samples, on a CPU, chunks are faster.
+CONTINUE_UP_TO = 32
+IN_CHUNKS_FROM = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto:
+    """The fastest of the solvers that follow the flow, chosen when a program is traced.
+
+    - up to 32 neurons: `PseudoTransient`; from 1,000 samples on and on a CPU `InChunks`, which
+      finds the same (not with several devices, over which the samples may be spread);
+    - more neurons: `Exponential`, and `PseudoTransient` for the samples on which it fails;
+    - a cell, whose matrix is not known: `PseudoTransient`.
+
+    Attributes:
+        tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
+    """
+
+    tolerance: float | None = None
+
+    def __post_init__(self):
+        check_positive(tolerance=self.tolerance)
+
+    def choose(self, problem: Problem, y0: State) -> Solver:
+        """The solver for this problem and batch, (n, *batch)."""
+        continuation = PseudoTransient(tolerance=self.tolerance)
+        if not isinstance(problem, DenseProblem):
+            return continuation
+        if y0.shape[0] > CONTINUE_UP_TO:
+            return Cascade(solvers=(Exponential(tolerance=self.tolerance), continuation))
+        many = y0[0].size >= IN_CHUNKS_FROM
+        if many and jax.default_backend() == "cpu" and jax.device_count() == 1:
+            return InChunks(solver=continuation)
+        return continuation
+
+    def more_cautious(self) -> Solver:
+        """Pseudo-transient continuation that keeps close to the flow."""
+        return PseudoTransient(tolerance=self.tolerance).more_cautious()
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """By what is chosen."""
+        return self.choose(problem, y0).solve(problem, y0, adjoint)

@@ -1,0 +1,168 @@
+"""The flow by an explicit exponential method, and Anderson acceleration where it settles."""
+
+import dataclasses
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.anderson import Anderson
+from irnn_jax.solvers.base import (
+    Solved,
+    Solver,
+    check_positive,
+    max_norm,
+    repeat,
+    tolerance_of,
+)
+from irnn_jax.solvers.pseudo_transient import PseudoTransient
+
+
+class Motion(NamedTuple):
+    """Where a batch stands.
+
+    Attributes:
+        state: Y, (n, *batch).
+        velocity: F(Y) = f(A Y + b) - Y, (n, *batch).
+        step_size: h of the next step, (*batch).
+        settling: whether the equilibrium is near, (*batch).
+        time: for how long the flow was followed, (*batch).
+        num_steps: (*batch).
+    """
+
+    state: State
+    velocity: State
+    step_size: Float[Array, "*batch"]
+    settling: Bool[Array, "*batch"]
+    time: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exponential:
+    """Follow the flow with products with A alone, then accelerate: for wide layers.
+
+    The decay -Y is integrated exactly and f(A Y + b) to second order (ETD2RK: Cox and Matthews,
+    "Exponential time differencing for stiff systems", J. Comput. Phys. 176, 2002):
+
+        a  = Y + (1 - e^-h) F(Y)
+        Y1 = a + (h - 1 + e^-h)/h (f(A a + b) - f(A Y + b))
+
+    and the last term is the error of a, by which h is chosen. Two products with A a step. Where
+    the steps contract towards an equilibrium less than `accelerate_within` ahead, Anderson
+    acceleration goes there; a sample that it leads elsewhere counts as not converged. Strong
+    weights make the flow stiff, and the steps short: then `PseudoTransient` is faster, and
+    `Cascade(solvers=(Exponential(), PseudoTransient()))` has both.
+
+    Attributes:
+        first_step: h of the first step, in units of the layer's time constant.
+        error_tolerance: the error of a step, in activities, that h aims for.
+        reject_above: a step with a larger error than this is taken back.
+        accelerate_within: the distance to the equilibrium, in activities, that Anderson
+            acceleration may go.
+        max_steps: along the flow, rejected ones included.
+        acceleration: the method for the rest of the way; its tolerance is not used.
+        polish: the same for the last digits, next to a fold.
+        tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
+    """
+
+    first_step: float = 1.0
+    error_tolerance: float = 0.03
+    reject_above: float = 0.15
+    accelerate_within: float = 0.1
+    max_steps: int = 100
+    acceleration: Anderson = Anderson(max_steps=100)
+    polish: Anderson = Anderson(max_steps=30)
+    tolerance: float | None = None
+
+    def __post_init__(self):
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("acceleration", "polish"):
+            if not isinstance(numbers[name], Anderson):
+                raise ValueError(f"{name} must be an Anderson, got {getattr(self, name)!r}")
+            del numbers[name]
+        check_positive(**numbers)
+
+    def more_cautious(self) -> Solver:
+        """Pseudo-transient continuation that keeps close to the flow."""
+        return PseudoTransient(tolerance=self.tolerance).more_cautious()
+
+    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+        """Follow the flow from y0 until it settles, and accelerate."""
+        tolerance = tolerance_of(self, problem, y0.dtype)
+        batch, dtype = y0.shape[1:], y0.dtype
+        zeros = jnp.zeros(batch, dtype)
+        start = Motion(
+            state=y0,
+            velocity=problem.map(y0) - y0,
+            step_size=jnp.full(batch, self.first_step, dtype),
+            settling=jnp.zeros(batch, bool),
+            time=zeros,
+            num_steps=zeros,
+        )
+
+        def moving(motion: Motion) -> Array:
+            # A residual of NaN compares false, and ends the sample.
+            return ~motion.settling & (max_norm(motion.velocity) > tolerance)
+
+        def advance(number: Array, motion: Motion) -> Motion:
+            del number
+            return self._step(problem, motion, moving(motion))
+
+        motion = repeat(advance, start, moving, self.max_steps, adjoint)
+        settled = motion.settling
+
+        def near(y: State) -> State:
+            return jnp.where(settled, problem.map(y), y)
+
+        end = self.acceleration.accelerate(near, motion.state, tolerance, adjoint)
+        # A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where the
+        # rate is small, next to a fold, that takes a smaller residual, down to rounding.
+        slowness = jnp.maximum(1, end.slowness() / 4)
+        smallest = 8 * float(jnp.finfo(dtype).eps)
+        enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
+        polished = self.polish.accelerate(near, end.state, enough, adjoint)
+        better = max_norm(polished.velocity) < max_norm(end.velocity)
+        state = jnp.where(better, polished.state, end.state)
+
+        there = max_norm(state - motion.state) <= 2 * self.accelerate_within
+        state = jnp.where(there, state, motion.state)
+        num_steps = motion.num_steps + end.num_steps + polished.num_steps
+        return Solved(
+            state=state,
+            num_steps=jax.lax.stop_gradient(num_steps).astype(jnp.int32),
+            time=jax.lax.stop_gradient(motion.time),
+            finished=~(max_norm(problem.map(state) - state) > tolerance),
+        )
+
+    def _step(self, problem: Problem, motion: Motion, going: Bool[Array, "*batch"]) -> Motion:
+        h = motion.step_size
+        decay = jnp.exp(-h)
+        first = motion.state + (1 - decay) * motion.velocity
+        change = problem.map(first) - (motion.state + motion.velocity)
+        second = (jnp.expm1(-h) / h + 1) * change
+        state = first + second
+        velocity = problem.map(state) - state
+
+        error, before, after = (max_norm(v) for v in (second, motion.velocity, velocity))
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
+        kept = error <= self.reject_above
+        factor = 0.8 * jnp.sqrt(self.error_tolerance / error)
+        factor = jnp.clip(factor, 0.1, jnp.where(kept, 5.0, 0.5))
+        # Steps that shrink by a ratio q go on for q/(1 - q) times the last one.
+        ratio = after / before
+        ahead = max_norm(state - motion.state) * ratio / (1 - ratio)
+        settling = kept & (ratio < 0.7) & (ahead <= self.accelerate_within)
+        h, kept, settling = jax.lax.stop_gradient((h * factor, kept, settling))
+        taken = going & kept
+        return Motion(
+            state=jnp.where(taken, state, motion.state),
+            velocity=jnp.where(taken, velocity, motion.velocity),
+            step_size=jnp.where(going, h, motion.step_size),
+            settling=motion.settling | (going & settling),
+            time=motion.time + jnp.where(taken, motion.step_size, 0),
+            num_steps=motion.num_steps + going.astype(state.dtype),
+        )
