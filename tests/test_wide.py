@@ -182,6 +182,6 @@ def test_solvers_inside_solvers_are_checked():
     with pytest.raises(ValueError, match="must be a PseudoTransient or an InChunks, got Pic"):
         irnn.MixedPrecision(solver=irnn.Picard())
     with pytest.raises(ValueError, match="polish must be an Anderson, got Picard"):
-        irnn.Exponential(polish=irnn.Picard())
+        irnn.Exponential(polish=irnn.Picard())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)
