@@ -24,7 +24,7 @@ class Auto:
 
     - up to 32 neurons: `PseudoTransient`; from 1,000 samples on and on a CPU `InChunks`, which
       finds the same (not with several devices, over which the samples may be spread);
-    - more neurons: `Exponential`, and `PseudoTransient` for the samples on which it fails;
+    - more neurons: `Exponential`, and one of the former for the samples on which it fails;
     - a cell, whose matrix is not known: `PseudoTransient`.
 
     Attributes:
@@ -41,12 +41,11 @@ class Auto:
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not isinstance(problem, DenseProblem):
             return continuation
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        in_chunks = InChunks(solver=continuation) if alone else continuation
         if y0.shape[0] > CONTINUE_UP_TO:
-            return Cascade(solvers=(Exponential(tolerance=self.tolerance), continuation))
-        many = y0[0].size >= IN_CHUNKS_FROM
-        if many and jax.default_backend() == "cpu" and jax.device_count() == 1:
-            return InChunks(solver=continuation)
-        return continuation
+            return Cascade(solvers=(Exponential(tolerance=self.tolerance), in_chunks))
+        return in_chunks if y0[0].size >= IN_CHUNKS_FROM else continuation
 
     def more_cautious(self) -> Solver:
         """Pseudo-transient continuation that keeps close to the flow."""

@@ -72,7 +72,7 @@ class Exponential:
     first_step: float = 1.0
     error_tolerance: float = 0.03
     reject_above: float = 0.15
-    accelerate_within: float = 0.1
+    accelerate_within: float = 0.02
     max_steps: int = 100
     acceleration: Anderson = Anderson(max_steps=100)
     polish: Anderson = Anderson(max_steps=30)
