@@ -1,7 +1,7 @@
 """The flow by an explicit exponential method, and Anderson acceleration where it settles."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -74,8 +74,8 @@ class Exponential:
     reject_above: float = 0.15
     accelerate_within: float = 0.02
     max_steps: int = 100
-    acceleration: Anderson = Anderson(max_steps=100)
-    polish: Anderson = Anderson(max_steps=30)
+    acceleration: Any = Anderson(max_steps=100)
+    polish: Any = Anderson(max_steps=30)
     tolerance: float | None = None
 
     def __post_init__(self):
