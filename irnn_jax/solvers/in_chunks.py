@@ -90,20 +90,22 @@ class InChunks:
         large = y0.ndim == 2 and y0.shape[1] > self.width
         if not isinstance(problem, DenseProblem) or not skips or not large:
             return self.solver.proceed(problem, y0, first, adjoint)
+        return self._in_stages(problem, y0, first, adjoint)
+
+    def _in_stages(
+        self,
+        problem: DenseProblem,
+        y0: Float[Array, "n samples"],
+        first: Float[Array, " samples"],
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Solved:
+        """All samples in order, then those that are left, a stage after the other."""
         count, width, most = y0.shape[1], self.width, self.solver.max_steps
         lane = jnp.arange(width, dtype=jnp.int32)
 
         def advance(problem: DenseProblem, start: Progress, until: Array) -> Parked:
             last = self.solver.advance(problem, start, adjoint, until.astype(y0.dtype))
             return parked(last, finished=self.solver.ended(problem, last).finished)
-
-        def queued(queue: Queue, index: Array, slow: Array) -> Queue:
-            """With the slow ones of a chunk at its end."""
-            # How many slow ones come before each; of so few, faster than a cumulative sum.
-            earlier = slow[None] & (lane[None] < lane[:, None])
-            place = jnp.where(slow, queue.length + _count(earlier), count)
-            samples = queue.samples.at[place].set(index, mode="drop")
-            return Queue(samples, queue.length + _count(slow))
 
         def in_order(number: Array, carry: tuple[Parked, Queue]) -> tuple[Parked, Queue]:
             found, queue = carry
@@ -148,12 +150,18 @@ class InChunks:
         empty = Queue(jnp.zeros(count, jnp.int32), none)
         found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
-        return Solved(
-            state=found.state,
-            num_steps=found.num_steps.astype(jnp.int32),
-            time=found.time,
-            finished=found.finished,
-        )
+        num_steps = found.num_steps.astype(jnp.int32)
+        return Solved(found.state, num_steps, time=found.time, finished=found.finished)
+
+
+def queued(queue: Queue, index: Int[Array, " width"], slow: Bool[Array, " width"]) -> Queue:
+    """With the slow ones of a chunk at its end."""
+    lane = jnp.arange(len(index), dtype=jnp.int32)
+    # How many slow ones come before each; of so few, faster than a cumulative sum.
+    earlier = slow[None] & (lane[None] < lane[:, None])
+    place = jnp.where(slow, queue.length + _count(earlier), len(queue.samples))
+    samples = queue.samples.at[place].set(index, mode="drop")
+    return Queue(samples, queue.length + _count(slow))
 
 
 def parked(progress: Progress, finished: Bool[Array, "*batch"]) -> Parked:
