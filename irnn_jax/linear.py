@@ -5,9 +5,8 @@ elementwise arithmetic on them is vector arithmetic. (Under `vmap` the samples c
 numbers at a time are too few for a vector unit.) A matrix may have batch axes of length one: then
 all samples share it.
 
-Three ways to factorise, chosen by size with `python -m benchmarks.linear_solves`. The smallest
-matrices are inverted by blocks, in the fewest kernels; the next by Gauss-Jordan sweeps over whole
-matrices; larger ones go to LAPACK, one call a sample.
+Three ways to factorise, chosen by size: elimination by blocks, the fastest; Gauss-Jordan sweeps,
+which compile in seconds at any size; and LAPACK, one call a sample (`benchmarks.linear_solves`).
 
 Neither of the first two pivots: row exchanges differ from sample to sample. They are therefore not
 backward stable for every matrix, and each caller checks what it computed: the solvers by the
@@ -16,6 +15,7 @@ iterative refinement.
 """
 
 import math
+from typing import Union
 
 import equinox as eqx
 import jax
@@ -23,31 +23,64 @@ import jax.numpy as jnp
 from jax.lax.linalg import lu, triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
-INVERT_UP_TO = 8
-SWEEP_UP_TO = 32
-PAIRS_UP_TO = 24  # sweeps take two pivots at a time, and four beyond
+BLOCKS_UP_TO, SWEEP_UP_TO = 16, 32
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
 
 
 class Inverse(eqx.Module):
-    """M^-1, and the sign of det M."""
+    """M^-1 itself, and the sign of det M."""
 
     inverse: Float[Array, "n n *batch"]
     positive: Bool[Array, "*batch"]
 
-    def solve(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
-        """Solve M x = rhs."""
-        return multiply(self.inverse, rhs)
+    def solve(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
+        """Solve M x = rhs, a vector or a matrix."""
+        return _product(self.inverse, rhs)
 
-    def solve_transposed(self, rhs: Float[Array, "n *batch"]) -> Float[Array, "n *batch"]:
+    def solve_transposed(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
         """Solve M^T x = rhs."""
-        return multiply(jnp.swapaxes(self.inverse, 0, 1), rhs)
+        return _product(jnp.swapaxes(self.inverse, 0, 1), rhs)
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M > 0."""
         return self.positive
+
+
+class Blocks(eqx.Module):
+    """M in four blocks, M11 and Schur's complement S = M22 - M21 M11^-1 M12 factorised.
+
+    Attributes:
+        first: of M11.
+        right: M11^-1 M12.
+        below: M21.
+        schur: of S.
+    """
+
+    first: Union[Inverse, "Blocks"]
+    right: Float[Array, "i j *batch"]
+    below: Float[Array, "j i *batch"]
+    schur: Union[Inverse, "Blocks"]
+
+    def solve(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
+        """Solve M x = rhs, a vector or a matrix."""
+        one, two = rhs[: len(self.right)], rhs[len(self.right) :]
+        one = self.first.solve(one)
+        # Minus x2: XLA negates with vector instructions, and copies without.
+        two = self.schur.solve(_product(self.below, one) - two)
+        return jnp.concatenate([one + _product(self.right, two), -two])
+
+    def solve_transposed(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
+        """Solve M^T x = rhs."""
+        one, two = rhs[: len(self.right)], rhs[len(self.right) :]
+        right, below = jnp.swapaxes(self.right, 0, 1), jnp.swapaxes(self.below, 0, 1)
+        two = self.schur.solve_transposed(_product(right, one) - two)
+        return jnp.concatenate([self.first.solve_transposed(one + _product(below, two)), -two])
+
+    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
+        """Whether det M = det M11 det S > 0."""
+        return self.first.determinant_is_positive() == self.schur.determinant_is_positive()
 
 
 class Lapack(eqx.Module):
@@ -88,36 +121,59 @@ class Lapack(eqx.Module):
         return x[:, :, 0].T.reshape(-1, *self.batch)
 
 
-def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Lapack:
+def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Blocks | Lapack:
     """Factors of square matrices, for any number of solves with them."""
     n = matrix.shape[0]
-    if n <= INVERT_UP_TO:
-        return invert(matrix)
+    if n <= BLOCKS_UP_TO:
+        return eliminate(matrix)
     return sweep(matrix) if n <= SWEEP_UP_TO else lapack(matrix)
 
 
-def invert(matrix: Float[Array, "n n *batch"]) -> Inverse:
-    """The inverse by blocks, down to the closed forms of one to three rows.
-
-    With S = M22 - M21 M11^-1 M12 (Schur's complement), det M = det M11 det S and
-
-        M^-1 = | M11^-1 - M11^-1 M12 X   -M11^-1 M12 S^-1 |,    X = -S^-1 M21 M11^-1.
-               | X                        S^-1            |
-    """
+def eliminate(matrix: Float[Array, "n n *batch"]) -> Inverse | Blocks:
+    """By blocks, half the rows at a time, down to the closed forms of one to three rows."""
     n = matrix.shape[0]
     if n <= 3:
         return _closed_form(matrix)
     k = (n + 1) // 2
-    m11, m12, m21, m22 = matrix[:k, :k], matrix[:k, k:], matrix[k:, :k], matrix[k:, k:]
-    first = invert(m11)
-    right = _product(first.inverse, m12)
-    schur = invert(m22 - _product(m21, right))
-    below = -_product(schur.inverse, _product(m21, first.inverse))
-    above = jnp.concatenate(
-        [first.inverse - _product(right, below), -_product(right, schur.inverse)], axis=1
-    )
-    inverse = jnp.concatenate([above, jnp.concatenate([below, schur.inverse], axis=1)])
-    return Inverse(inverse=inverse, positive=first.positive == schur.positive)
+    first, below = eliminate(matrix[:k, :k]), matrix[k:, :k]
+    right = first.solve(matrix[:k, k:])
+    schur = eliminate(matrix[k:, k:] - _product(below, right))
+    return Blocks(first=first, right=right, below=below, schur=schur)
+
+
+def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
+    """The inverse by Gauss-Jordan elimination, two pivots of all samples at a time.
+
+    With P the inverse of the first block, a sweep over it and a rotation that puts it last make
+
+        | M11 M12 |  ->  | M22 - M21 P M12   -M21 P |
+        | M21 M22 |      | P M12              P     |
+
+    and when every block has been last, M^-1 is left, in its own order. The rotation costs nothing,
+    and without it each sweep would have to find its block at a place that changes.
+    """
+    n = matrix.shape[0]
+
+    def two(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        m, positive = carry
+        first = _closed_form(m[:2, :2])
+        right, left = _outer(first.inverse, m[:2, 2:]), m[2:, :2]
+        rest = m[2:, 2:] - _outer(left, right)
+        above = jnp.concatenate([rest, -_outer(left, first.inverse)], axis=1)
+        below = jnp.concatenate([right, first.inverse], axis=1)
+        return (jnp.concatenate([above, below]), positive == first.positive), None
+
+    start = (_of_even_size(matrix), jnp.ones(matrix.shape[2:], bool))
+    # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
+    (inverse, positive), _ = jax.lax.scan(two, start, length=(n + 1) // 2)
+    return Inverse(inverse=inverse[:n, :n], positive=positive)
+
+
+def _of_even_size(matrix: Float[Array, "n n *batch"]) -> Array:
+    """The matrix, with a row and a column of the identity if n is odd."""
+    n, odd = len(matrix), len(matrix) % 2
+    padded = jnp.pad(matrix, [(0, odd)] * 2 + [(0, 0)] * (matrix.ndim - 2))
+    return padded.at[n:, n:].set(1)
 
 
 def _closed_form(matrix: Float[Array, "n n *batch"]) -> Inverse:
@@ -141,48 +197,21 @@ def _closed_form(matrix: Float[Array, "n n *batch"]) -> Inverse:
     return Inverse(inverse=inverse, positive=1 / determinant > 0)
 
 
-def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Array:
-    """A B as a sum of outer products, which fuse with their neighbours."""
+def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
+    """A b or A B, as a sum over an axis.
+
+    XLA computes such a sum once. What is only added and multiplied it computes again for each entry
+    of the next product that it can fuse it into, and elimination is one product after the other.
+    """
+    if b.ndim == a.ndim:
+        a = a[:, :, None]
+    return jnp.sum(a * b[None], axis=1)
+
+
+def _outer(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Array:
+    """A B as a sum of outer products: of two, which fuse with their neighbours."""
     terms = [a[:, j, None] * b[None, j] for j in range(a.shape[1])]
     return sum(terms[1:], terms[0])
-
-
-def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
-    """The inverse by Gauss-Jordan elimination, a few pivots of all samples at a time.
-
-    With P the inverse of the first block, a sweep over it and a rotation that puts it last make
-
-        | M11 M12 |  ->  | M22 - M21 P M12   -M21 P |
-        | M21 M22 |      | P M12              P     |
-
-    and when every block has been last, M^-1 is left, in its own order. The rotation costs nothing,
-    and without it each sweep would have to find its block at a place that changes.
-    """
-    n = matrix.shape[0]
-    width = 2 if n <= PAIRS_UP_TO else 4
-    size = -(-n // width) * width
-
-    def eliminate(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        m, positive = carry
-        first = invert(m[:width, :width])
-        right, left = _product(first.inverse, m[:width, width:]), m[width:, :width]
-        rest = m[width:, width:] - _product(left, right)
-        above = jnp.concatenate([rest, -_product(left, first.inverse)], axis=1)
-        below = jnp.concatenate([right, first.inverse], axis=1)
-        return (jnp.concatenate([above, below]), positive == first.positive), None
-
-    start = (_bordered(matrix, size), jnp.ones(matrix.shape[2:], bool))
-    # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
-    (inverse, positive), _ = jax.lax.scan(eliminate, start, length=size // width)
-    return Inverse(inverse=inverse[:n, :n], positive=positive)
-
-
-def _bordered(matrix: Float[Array, "n n *batch"], size: int) -> Float[Array, "size size *batch"]:
-    """The matrix, and ones below on the diagonal."""
-    n = matrix.shape[0]
-    no_batch = [(0, 0)] * (matrix.ndim - 2)
-    ones = jnp.diag(jnp.arange(size) >= n).reshape(size, size, *(1,) * (matrix.ndim - 2))
-    return jnp.pad(matrix, [(0, size - n)] * 2 + no_batch) + ones.astype(matrix.dtype)
 
 
 def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:
@@ -201,19 +230,12 @@ def multiply(
     m, n = matrix.shape[:2]
     shared = math.prod(matrix.shape[2:]) == 1
     if max(m, n) <= (UNROLL_SHARED_UP_TO if shared else UNROLL_UP_TO):
-        # XLA computes a concatenation once, and anything else again for each entry of the next
-        # product that it can fuse it into.
-        halves = jnp.split(matrix, [(m + 1) // 2]) if m > 1 else [matrix]
-        return jnp.concatenate([_columns(half, vector) for half in halves])
+        terms = [matrix[:, j] * vector[j] for j in range(n)]
+        return sum(terms[1:], terms[0])
     if shared:
         product = matrix.reshape(m, n) @ vector.reshape(n, -1)
         return product.reshape(m, *vector.shape[1:])
     return jnp.einsum("ij...,j...->i...", matrix, vector)
-
-
-def _columns(matrix: Float[Array, "m n *shared"], vector: Float[Array, "n *batch"]) -> Array:
-    terms = [matrix[:, j] * vector[j] for j in range(matrix.shape[1])]
-    return sum(terms[1:], terms[0])
 
 
 def solve_refined(

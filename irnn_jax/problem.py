@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import Activation, value_and_slope
 from irnn_jax.krylov import gmres
-from irnn_jax.linear import Inverse, Lapack, factorize, multiply
+from irnn_jax.linear import Blocks, Inverse, Lapack, factorize, multiply
 
 State = Float[Array, "n *batch"]
 
@@ -99,11 +99,7 @@ class DenseProblem(eqx.Module):
     def damped_newton(
         self, y: State, slope: State, damping: Float[Array, "*batch"]
     ) -> DampedSystem:
-        """Factorise I - D A/(1 + damping).
-
-        The factor is divided out of every solution instead, because XLA repeats what is only added
-        and multiplied for each entry of the next product, but never a division.
-        """
+        """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
         scale = 1 + damping
         if y.shape[0] > DIRECT_UP_TO:
             return WideSystem(
@@ -140,7 +136,7 @@ class DenseProblem(eqx.Module):
 class ScaledSystem(eqx.Module):
     """A factorised matrix times a number for each sample."""
 
-    factors: Inverse | Lapack
+    factors: Inverse | Blocks | Lapack
     scale: Float[Array, "*batch"]
 
     def solve(self, rhs: State) -> State:

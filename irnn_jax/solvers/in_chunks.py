@@ -147,7 +147,7 @@ class InChunks:
 
         none, limit = jnp.int32(0), jnp.int32(min(self.first_steps, most))
         blank = parked(self.solver.begin(problem, y0, first), finished=jnp.zeros(count, bool))
-        empty = Queue(jnp.zeros(count, jnp.int32), none)
+        empty = Queue(jnp.zeros(count + width, jnp.int32), none)
         found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
         num_steps = found.num_steps.astype(jnp.int32)
@@ -158,9 +158,11 @@ def queued(queue: Queue, index: Int[Array, " width"], slow: Bool[Array, " width"
     """With the slow ones of a chunk at its end."""
     lane = jnp.arange(len(index), dtype=jnp.int32)
     # How many slow ones come before each; of so few, faster than a cumulative sum.
-    earlier = slow[None] & (lane[None] < lane[:, None])
-    place = jnp.where(slow, queue.length + _count(earlier), len(queue.samples))
-    samples = queue.samples.at[place].set(index, mode="drop")
+    earlier = slow[:, None] & (lane[:, None] < lane)
+    # Not a scatter, which XLA would not compile into one function with the rest of the loop.
+    moved = slow[:, None] & (_count(earlier)[:, None] == lane)
+    packed = jnp.sum(jnp.where(moved, index[:, None], 0), axis=0, dtype=jnp.int32)
+    samples = jax.lax.dynamic_update_slice(queue.samples, packed, (queue.length,))
     return Queue(samples, queue.length + _count(slow))
 
 
@@ -196,4 +198,4 @@ def _slice(leaf: Array, start: Array, width: int) -> Array:
 
 
 def _count(condition: Array) -> Array:
-    return jnp.sum(condition, axis=-1, dtype=jnp.int32)
+    return jnp.sum(condition, axis=0, dtype=jnp.int32)
