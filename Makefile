@@ -3,7 +3,9 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count())") # runs side by side; without it they share one device
+# Runs side by side, each device with a core to itself; without it they share one device.
+ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count())") \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $$XLA_FLAGS"
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

@@ -24,6 +24,8 @@ from jax.lax.linalg import lu, triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 BLOCKS_UP_TO, SWEEP_UP_TO = 16, 32
+# Larger sums in float32 XLA hands to a library that takes ten times as long for ones as short.
+SUM_UP_TO = 4096
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
@@ -205,6 +207,10 @@ def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array
     """
     if b.ndim == a.ndim:
         a = a[:, :, None]
+    size = math.prod(jnp.broadcast_shapes(a.shape, b[None].shape))
+    if a.dtype == jnp.float32 and size > SUM_UP_TO:
+        terms = [a[:, j] * b[j] for j in range(len(b))]
+        return sum(terms[1:], terms[0])
     return jnp.sum(a * b[None], axis=1)
 
 

@@ -15,14 +15,14 @@ from irnn_jax.solvers.pseudo_transient import PseudoTransient
 # `python -m benchmarks.auto_choice`: with more neurons a factorisation a sample and step costs
 # more than products with A; with more samples, on a CPU, chunks are faster.
 CONTINUE_UP_TO = 32
-IN_CHUNKS_FROM = 1000
+IN_CHUNKS_FROM = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto:
     """The fastest of the solvers that follow the flow, chosen when a program is traced.
 
-    - up to 32 neurons: `PseudoTransient`; from 1,000 samples on and on a CPU `InChunks`, which
+    - up to 32 neurons: `PseudoTransient`; from 200 samples on and on a CPU `InChunks`, which
       finds the same (not with several devices, over which the samples may be spread);
     - more neurons: `Exponential`, and one of the former for the samples on which it fails;
     - a cell, whose matrix is not known: `PseudoTransient`.
