@@ -52,7 +52,7 @@ class InChunks:
 
     solver: Any = PseudoTransient()
     width: int = 64
-    first_steps: int = 6
+    first_steps: int = 7
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)

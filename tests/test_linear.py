@@ -1,0 +1,58 @@
+"""Every way to factorise, in every size and dtype, against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from irnn_jax.linear import factorize
+
+# Both sides of each threshold; 600 float32 samples of 16 are sums that XLA would hand on.
+SIZES = [1, 2, 3, 4, 7, 8, 16, 17, 32, 33]
+
+
+def systems(n, batch, dtype):
+    """Matrices (n, n, batch) with determinants of both signs, and right-hand sides (n, batch)."""
+    rng = np.random.default_rng([n, batch])
+    matrices = 2 * np.eye(n)[..., None] - rng.normal(size=(n, n, batch)) / n**0.5
+    matrices[0] *= np.where(np.arange(batch) % 2, 1, -1)
+    return matrices.astype(dtype), rng.normal(size=(n, batch)).astype(dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 600])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", SIZES)
+def test_solves_and_the_determinants_sign(n, dtype, batch):
+    matrices, rhs = systems(n, batch, dtype)
+
+    @jax.jit
+    def solve(matrices, rhs):
+        factors = factorize(matrices)
+        return (
+            factors.solve(rhs),
+            factors.solve_transposed(rhs),
+            factors.determinant_is_positive(),
+        )
+
+    x, transposed, positive = solve(jnp.asarray(matrices), jnp.asarray(rhs))
+    assert x.dtype == transposed.dtype == dtype
+    samples = np.moveaxis(matrices, -1, 0).astype("float64")
+    right = rhs.T[:, :, None]
+    # Without pivots the error grows with the pivots' growth; refinement is for the callers.
+    allowed = 1e4 * np.finfo(dtype).eps
+    for found, expected in (
+        (x, np.linalg.solve(samples, right)),
+        (transposed, np.linalg.solve(np.swapaxes(samples, 1, 2), right)),
+    ):
+        error = np.abs(found.T - expected[:, :, 0]).max(axis=1)
+        assert np.median(error) <= allowed / 100
+        assert np.mean(error <= allowed) >= 0.99
+    np.testing.assert_array_equal(positive, np.linalg.det(samples) > 0)
+
+
+@pytest.mark.parametrize("n", [n for n in SIZES if n <= 32])  # not by LAPACK
+def test_samples_share_a_matrix(n):
+    matrices, _ = systems(n, 1, "float64")
+    rhs = np.random.default_rng(n).normal(size=(n, 5))
+    found = factorize(jnp.asarray(matrices)).solve(jnp.asarray(rhs))
+    np.testing.assert_allclose(found, np.linalg.solve(matrices[..., 0], rhs), rtol=1e-9)
