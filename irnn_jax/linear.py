@@ -24,7 +24,7 @@ from jax.lax.linalg import lu, triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 BLOCKS_UP_TO, SWEEP_UP_TO = 16, 32
-# Larger sums in float32 XLA hands to a library that takes ten times as long for ones as short.
+# Larger sums in float32 XLA hands to a library, which takes ten times as long for so short ones.
 SUM_UP_TO = 4096
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
@@ -126,7 +126,9 @@ class Lapack(eqx.Module):
 def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Blocks | Lapack:
     """Factors of square matrices, for any number of solves with them."""
     n = matrix.shape[0]
-    if n <= BLOCKS_UP_TO:
+    largest_sum = n / 8 * matrix.size  # half of the rows times half of them times half of them
+    short = matrix.dtype != jnp.float32 or largest_sum <= SUM_UP_TO
+    if n <= 3 or (n <= BLOCKS_UP_TO and short):
         return eliminate(matrix)
     return sweep(matrix) if n <= SWEEP_UP_TO else lapack(matrix)
 
@@ -209,9 +211,15 @@ def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array
         a = a[:, :, None]
     size = math.prod(jnp.broadcast_shapes(a.shape, b[None].shape))
     if a.dtype == jnp.float32 and size > SUM_UP_TO:
-        terms = [a[:, j] * b[j] for j in range(len(b))]
-        return sum(terms[1:], terms[0])
+        # What is concatenated is not computed again either, but moved once more.
+        halves = jnp.split(a, [(len(a) + 1) // 2]) if len(a) > 1 else [a]
+        return jnp.concatenate([_columns(half, b) for half in halves])
     return jnp.sum(a * b[None], axis=1)
+
+
+def _columns(a: Array, b: Array) -> Array:
+    terms = [a[:, j] * b[j] for j in range(len(b))]
+    return sum(terms[1:], terms[0])
 
 
 def _outer(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Array:
@@ -236,8 +244,7 @@ def multiply(
     m, n = matrix.shape[:2]
     shared = math.prod(matrix.shape[2:]) == 1
     if max(m, n) <= (UNROLL_SHARED_UP_TO if shared else UNROLL_UP_TO):
-        terms = [matrix[:, j] * vector[j] for j in range(n)]
-        return sum(terms[1:], terms[0])
+        return _columns(matrix, vector)
     if shared:
         product = matrix.reshape(m, n) @ vector.reshape(n, -1)
         return product.reshape(m, *vector.shape[1:])

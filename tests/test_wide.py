@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import irnn_jax as irnn
 from irnn_jax import dense_adjoint, problem
@@ -94,6 +95,18 @@ def test_the_default_is_chosen_by_size():
     assert chosen(7, 10_000) == in_chunks
     explicit = irnn.Exponential(tolerance=1e-9)
     assert chosen(33, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
+
+    # Inside `shard_map` a device knows that its samples are its own.
+    mesh = jax.make_mesh((1,), ("runs",), devices=jax.devices()[:1])
+    inside = []
+
+    def look(x):
+        inside.append(chosen(7, 10_000))
+        return x
+
+    jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())(jnp.zeros(1))
+    on_cpu = jax.default_backend() == "cpu"
+    assert inside == [irnn.InChunks(solver=continuation) if on_cpu else continuation]
 
 
 def test_exponential_steps_end_where_the_flow_does():

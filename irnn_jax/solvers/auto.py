@@ -4,6 +4,7 @@ import dataclasses
 
 import diffrax
 import jax
+from jax.sharding import AxisType
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
@@ -23,7 +24,8 @@ class Auto:
     """The fastest of the solvers that follow the flow, chosen when a program is traced.
 
     - up to 32 neurons: `PseudoTransient`; from 200 samples on and on a CPU `InChunks`, which
-      finds the same (not with several devices, over which the samples may be spread);
+      finds the same (with several devices only inside `jax.shard_map`: elsewhere the samples may
+      be spread over them);
     - more neurons: `Exponential`, and one of the former for the samples on which it fails;
     - a cell, whose matrix is not known: `PseudoTransient`.
 
@@ -41,8 +43,7 @@ class Auto:
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not isinstance(problem, DenseProblem):
             return continuation
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        in_chunks = InChunks(solver=continuation) if alone else continuation
+        in_chunks = InChunks(solver=continuation) if _on_one_cpu() else continuation
         if y0.shape[0] > CONTINUE_UP_TO:
             return Cascade(solvers=(Exponential(tolerance=self.tolerance), in_chunks))
         return in_chunks if y0[0].size >= IN_CHUNKS_FROM else continuation
@@ -54,3 +55,10 @@ class Auto:
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """By what is chosen."""
         return self.choose(problem, y0).solve(problem, y0, adjoint)
+
+
+def _on_one_cpu() -> bool:
+    """Whether what is traced runs on one device, and that is a CPU."""
+    axes = jax.sharding.get_abstract_mesh().axis_types
+    by_hand = bool(axes) and all(axis is AxisType.Manual for axis in axes)
+    return jax.default_backend() == "cpu" and (jax.device_count() == 1 or by_hand)
