@@ -210,8 +210,9 @@ def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array
     if b.ndim == a.ndim:
         a = a[:, :, None]
     size = math.prod(jnp.broadcast_shapes(a.shape, b[None].shape))
-    if a.dtype == jnp.float32 and size > SUM_UP_TO:
-        # What is concatenated is not computed again either, but moved once more.
+    # The inverse of a sweep is large, and faster by columns. What is concatenated is not computed
+    # again either.
+    if len(a) > BLOCKS_UP_TO or (a.dtype == jnp.float32 and size > SUM_UP_TO):
         halves = jnp.split(a, [(len(a) + 1) // 2]) if len(a) > 1 else [a]
         return jnp.concatenate([_columns(half, b) for half in halves])
     return jnp.sum(a * b[None], axis=1)
