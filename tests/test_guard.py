@@ -1,7 +1,7 @@
 """The guard takes back what lost an equilibrium, and nothing else."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,17 @@ import optax
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.data import patterns
-from tests.problems import CHEAP, NETWORKS, inputs, oscillator, scalar_neuron, targets
-
-
-def _assert_equal(actual: Any, expected: Any) -> None:
-    """Bit for bit."""
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def _all_finite(tree: Any) -> bool:
-    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
-
+from tests.problems import CHEAP, NETWORKS, inputs, oscillator, targets
+from tests.pushes import (
+    DRIVE,
+    NEURON,
+    NEURON_BATCH,
+    PUSH,
+    all_finite,
+    assert_equal,
+    neuron_step,
+    pushing,
+)
 
 # --- a Guard ------------------------------------------------------------------------------------
 
@@ -77,11 +75,11 @@ def test_between_looks_and_after_a_good_one_a_step_is_the_optimisers():
         # The look at step 20 is the first, and what it saw is what it goes back to.
         assert state.guard is not None
         if number < 20:
-            _assert_equal(state.guard.net, start.net)
+            assert_equal(state.guard.net, start.net)
         if number == 20:
-            _assert_equal(state.guard.net, state.net)
+            assert_equal(state.guard.net, state.net)
     # Without a guard its state is carried along untouched.
-    _assert_equal(expected.guard, start.guard)
+    assert_equal(expected.guard, start.guard)
 
 
 def test_without_a_guard_a_step_is_the_optimisers_own():
@@ -108,53 +106,19 @@ def test_without_a_guard_a_step_is_the_optimisers_own():
 # --- a look -------------------------------------------------------------------------------------
 
 
-class Pushes(NamedTuple):
-    """The state of an optimiser that adds `size` times a fixed update, `left` times."""
-
-    size: Any
-    left: Any
-    count: Any
-
-
-def _pushing(push: Any, left: int = 10**6) -> optax.GradientTransformation:
-    def init(params: Any) -> Any:
-        del params
-        return Pushes(size=jnp.ones(()), left=jnp.array(left), count=jnp.array(0))
-
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        del updates, params
-        size = jnp.where(state.left > state.count, state.size, 0)
-        return jax.tree.map(lambda p: size * p, push), state._replace(count=state.count + 1)
-
-    return optax.GradientTransformation(init, update)
-
-
-# One neuron at Y = 0.3, near its target; each push of its bias takes it far away.
-NEURON, DRIVE, _ = scalar_neuron(2.0, 0.3)
-ZERO = jax.tree.map(jnp.zeros_like, NEURON)
-PUSH = ZERO._replace(layers=(ZERO.layers[0]._replace(bias=jnp.ones(1)),))
-NEURON_BATCH = (DRIVE[None], jnp.full((1, 1), 0.32))
-
-
-def _neuron_step(left: int, guard: irnn.Guard | None, loss: Any = irnn.squared_error) -> Any:
-    optimizer = _pushing(PUSH, left)
-    step = irnn.make_train_step(loss, optimizer, solver=CHEAP, guard=guard)
-    return step, irnn.TrainState.create(NEURON, optimizer)
-
-
 def test_a_loss_that_rose_is_taken_back_and_the_scale_recovers():
     # After the first two steps there is no push left, and nothing more to take back.
-    step, start = _neuron_step(2, irnn.Guard(every=2))
+    step, start = neuron_step(2, irnn.Guard(every=2))
     state, metrics = step(start, NEURON_BATCH)
     assert not metrics.rejected
     assert state.guard is not None
     np.testing.assert_array_equal(state.net.layers[0].bias, [1.0])
-    _assert_equal(state.guard, start.guard)
+    assert_equal(state.guard, start.guard)
     state, metrics = step(state, NEURON_BATCH)
     assert bool(metrics.rejected)
     assert float(metrics.update_scale) == 1  # of this step; the next is smaller
-    _assert_equal(state.net, start.net)
-    _assert_equal(state.guard.net, start.net)
+    assert_equal(state.net, start.net)
+    assert_equal(state.guard.net, start.net)
     assert float(state.guard.scale) == 0.5
     # The optimiser and the count go on.
     assert int(state.step) == int(state.opt_state.count) == 2
@@ -163,7 +127,7 @@ def test_a_loss_that_rose_is_taken_back_and_the_scale_recovers():
         state, metrics = step(state, NEURON_BATCH)
         assert not metrics.rejected
         scales.append(float(metrics.update_scale))
-    _assert_equal(state.net, start.net)
+    assert_equal(state.net, start.net)
     assert int(state.step) == int(state.opt_state.count) == 20
     expected = np.minimum(1, np.repeat(0.5 * 1.1 ** np.arange(9), 2))
     np.testing.assert_allclose(scales, expected, rtol=1e-14)
@@ -171,12 +135,12 @@ def test_a_loss_that_rose_is_taken_back_and_the_scale_recovers():
 
 
 def test_updates_are_scaled_until_they_are_kept():
-    step, state = _neuron_step(10**6, irnn.Guard(every=1, shrink=0.25, grow=2.0))
+    step, state = neuron_step(10**6, irnn.Guard(every=1, shrink=0.25, grow=2.0))
     pushes, rejections, before = [], [], 0.0
     for _ in range(6):
         state, metrics = step(state, NEURON_BATCH)
         assert state.guard is not None
-        _assert_equal(state.guard.net, state.net)
+        assert_equal(state.guard.net, state.net)
         after = float(state.net.layers[0].bias[0])
         rejections.append(bool(metrics.rejected))
         pushes.append((after - before) / float(metrics.update_scale))
@@ -197,7 +161,7 @@ def test_a_negative_loss_is_compared_with_its_size():
     def loss(output, target):
         return target["gain"] * output[0] - target["offset"]
 
-    step, start = _neuron_step(1, irnn.Guard(every=1), loss)
+    step, start = neuron_step(1, irnn.Guard(every=1), loss)
     # Rises by less and by more than three times the loss it had, a large fall, and no change.
     for gain, offset, rejected in ((1.0, 2.0, False), (1.0, 0.35, True), (-9.0, 0.0, False)):
         target = {"gain": jnp.array([gain]), "offset": jnp.array([offset])}
@@ -209,7 +173,7 @@ def test_a_negative_loss_is_compared_with_its_size():
         assert bool(metrics.rejected) == rejected
         still, metrics = step(state, (NEURON_BATCH[0], target))
         assert not metrics.rejected
-        _assert_equal(still.net, state.net)
+        assert_equal(still.net, state.net)
 
 
 # W of the oscillator, in two pushes: its sample at X = 0 then rests no more, and the sample that
@@ -223,7 +187,7 @@ SOLVER = irnn.PseudoTransient(max_steps=60)
 
 
 def test_a_lost_equilibrium_is_taken_back():
-    optimizer = _pushing(TOWARDS_CYCLE, 2)
+    optimizer = pushing(TOWARDS_CYCLE, 2)
     make = functools.partial(irnn.make_train_step, irnn.squared_error, optimizer, solver=SOLVER)
     start = irnn.TrainState.create(AT_REST, optimizer)
     steps = {"guarded": make(guard=irnn.Guard(every=2)), "unguarded": make(guard=None)}
@@ -236,7 +200,7 @@ def test_a_lost_equilibrium_is_taken_back():
         assert [bool(m.rejected) for m in seen] == [False, name == "guarded", False]
         converged[name], net[name] = float(seen[-1].converged), state.net
     assert converged == {"guarded": 1.0, "unguarded": 0.5}
-    _assert_equal(net["guarded"], AT_REST)
+    assert_equal(net["guarded"], AT_REST)
     # A sample that had no equilibrium at the last look either is no reason to go back.
     lost = irnn.TrainState.create(net["unguarded"], optimizer)
     for _ in range(4):
@@ -246,7 +210,7 @@ def test_a_lost_equilibrium_is_taken_back():
 
 
 def test_a_state_without_a_guards_memory_trains_unguarded():
-    step, start = _neuron_step(10**6, irnn.Guard(every=1))
+    step, start = neuron_step(10**6, irnn.Guard(every=1))
     state = irnn.TrainState(net=start.net, opt_state=start.opt_state, step=start.step)
     for number in (1, 2, 3):
         state, metrics = step(state, NEURON_BATCH)
@@ -259,18 +223,18 @@ def test_a_state_without_a_guards_memory_trains_unguarded():
 def test_a_feedforward_network_is_never_looked_at():
     twin = irnn.Network(layers=(NEURON.layers[0]._replace(lateral=None),))
     push = irnn.Network(layers=(PUSH.layers[0]._replace(lateral=None),))
-    optimizer = _pushing(push)
+    optimizer = pushing(push)
     step = irnn.make_train_step(irnn.squared_error, optimizer, guard=irnn.Guard(every=1))
     start = state = irnn.TrainState.create(twin, optimizer)
     for number in (1, 2, 3):
         state, metrics = step(state, NEURON_BATCH)
         assert not metrics.rejected
         np.testing.assert_array_equal(state.net.layers[0].bias, [number])
-    _assert_equal(state.guard, start.guard)
+    assert_equal(state.guard, start.guard)
 
 
 def test_a_look_at_nothing_but_bad_samples_changes_nothing():
-    step, start = _neuron_step(0, irnn.Guard(every=1))
+    step, start = neuron_step(0, irnn.Guard(every=1))
     for x, target in (
         (jnp.full((1, 1), jnp.nan), NEURON_BATCH[1]),
         (NEURON_BATCH[0], jnp.full((1, 1), jnp.nan)),
@@ -278,17 +242,17 @@ def test_a_look_at_nothing_but_bad_samples_changes_nothing():
         state, metrics = step(start, (x, target))
         assert float(metrics.converged) == 0
         assert not metrics.rejected
-        _assert_equal((state.net, state.guard), (start.net, start.guard))
-    assert _all_finite(metrics)
+        assert_equal((state.net, state.guard), (start.net, start.guard))
+    assert all_finite(metrics)
 
 
 def test_a_bad_sample_does_not_hide_a_loss_that_rose():
-    step, start = _neuron_step(2, irnn.Guard(every=1))
+    step, start = neuron_step(2, irnn.Guard(every=1))
     bad = (jnp.array([[jnp.nan], [DRIVE[0]]]), jnp.full((2, 1), 0.32))
     state, metrics = step(start, bad)
     assert float(metrics.converged) == 0.5
     assert bool(metrics.rejected)
-    _assert_equal(state.net, start.net)
+    assert_equal(state.net, start.net)
 
 
 def test_the_guards_memory_has_the_dtype_of_the_parameters():
@@ -310,7 +274,7 @@ def test_the_guards_memory_has_the_dtype_of_the_parameters():
 def test_a_parametrised_net_goes_back_to_its_free_parameters():
     params = irnn.init(jax.random.key(1), (1, 1), parametrization=irnn.Symmetric())
     push = jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), params)
-    optimizer = _pushing(push, 1)
+    optimizer = pushing(push, 1)
     step = irnn.make_train_step(
         irnn.squared_error, optimizer, solver=CHEAP, guard=irnn.Guard(every=1)
     )
@@ -319,120 +283,4 @@ def test_a_parametrised_net_goes_back_to_its_free_parameters():
     state, metrics = step(start, (NEURON_BATCH[0], target))
     assert bool(metrics.rejected)
     assert type(state.net) is type(params)
-    _assert_equal(state.net, params)
-
-
-# --- many runs at once --------------------------------------------------------------------------
-
-NEURON_OPTIMIZER = _pushing(PUSH)
-NEURON_STEP = irnn.make_train_step(
-    irnn.squared_error, NEURON_OPTIMIZER, solver=CHEAP, guard=irnn.Guard(every=2)
-)
-
-
-def _sample(key: jax.Array) -> Any:
-    del key
-    return NEURON_BATCH
-
-
-def _runs(sizes: list[float]) -> irnn.TrainState:
-    """States of the neuron, pushed by different sizes, as a program that donates hands them."""
-
-    def create(size: jax.Array) -> irnn.TrainState:
-        state = irnn.TrainState.create(
-            jax.tree.map(lambda leaf: leaf + 0 * size, NEURON), NEURON_OPTIMIZER
-        )
-        opt_state: Any = state.opt_state
-        return state._replace(opt_state=opt_state._replace(size=size))
-
-    return jax.jit(jax.vmap(create))(jnp.array(sizes))
-
-
-def test_only_the_run_that_rose_is_taken_back():
-    sizes = [1e-3, 1.0, 0.0]
-    states, keys = _runs(sizes), jax.random.split(jax.random.key(0), 3)
-    fit = functools.partial(irnn.fit, step=NEURON_STEP, sample=_sample, num_epochs=1, num_steps=4)
-    states, metrics = fit(states, keys)
-    # A chunk ends with a look, whose nets are in two places: both are given away again.
-    states, second = fit(states, keys)
-    rejected = np.concatenate([metrics.rejected, second.rejected], axis=2)[:, 0]
-    scales = np.concatenate([metrics.update_scale, second.update_scale], axis=2)[:, 0]
-    assert not np.any(rejected[[0, 2]])
-    np.testing.assert_array_equal(scales[[0, 2]], 1)
-    np.testing.assert_array_equal(rejected[1, :4], [False, True, False, True])
-    np.testing.assert_array_equal(scales[1, :5], [1, 1, 0.5, 0.5, 0.25])
-    np.testing.assert_array_equal(states.step, [8, 8, 8])
-    np.testing.assert_array_equal(states.opt_state.count, [8, 8, 8])
-    bias = np.asarray(states.net.layers[0].bias)
-    np.testing.assert_allclose(bias[[0, 2], 0], [8e-3, 0], rtol=1e-12)
-    # Each run is what it is alone.
-    for run, size in enumerate(sizes):
-        alone = jax.tree.map(lambda leaf: leaf[0], _runs([size]))
-        for number in range(8):
-            alone, own = NEURON_STEP(alone, NEURON_BATCH)
-            assert bool(own.rejected) == rejected[run, number]
-            assert float(own.update_scale) == scales[run, number]
-        np.testing.assert_allclose(alone.net.layers[0].bias, bias[run], rtol=1e-12, atol=1e-15)
-
-
-def test_parameters_stay_finite_whatever_the_learning_rate():
-    optimizer = irnn.adam(30.0)
-    solver, guard = irnn.Picard(max_steps=50), irnn.Guard(every=3)
-    step = irnn.make_train_step(irnn.squared_error, optimizer, solver=solver, guard=guard)
-
-    def sample(key: jax.Array) -> Any:
-        x = jax.random.normal(key, (4, 2))
-        return x.at[0, 0].set(jnp.where(x[1, 0] > 0, jnp.nan, jnp.inf)), jax.nn.sigmoid(x[:, :1])
-
-    states = jax.vmap(lambda key: irnn.TrainState.create(irnn.init(key, (2, 2, 1)), optimizer))(
-        jax.random.split(jax.random.key(0), 3)
-    )
-    keys = jax.random.split(jax.random.key(1), 3)
-    states, metrics = irnn.fit(states, keys, step=step, sample=sample, num_epochs=1, num_steps=90)
-    assert _all_finite((states, metrics))
-    assert np.all((metrics.update_scale > 0) & (metrics.update_scale <= 1))
-    assert np.all(np.any(metrics.rejected, axis=2))
-    # Only at a look.
-    assert not np.any(np.delete(np.asarray(metrics.rejected), np.s_[2::3], axis=2))
-
-
-# --- XOR ----------------------------------------------------------------------------------------
-
-
-def _xor_errors(num_seeds: int, epochs: tuple[int, ...]) -> list[np.ndarray]:
-    """The mean squared error of Y1, for each seed, after each of the chunks of 1,000 steps."""
-    x, target = patterns()
-
-    def loss(output, target):
-        return jnp.mean((output[0] - target[0]) ** 2)
-
-    optimizer = irnn.adam(0.01)
-    step = irnn.make_train_step(loss, optimizer)
-    keys = jax.random.split(jax.random.key(0), num_seeds)
-    states = jax.vmap(lambda key: irnn.TrainState.create(irnn.init(key, (2, 2)), optimizer))(keys)
-
-    def sample(key):
-        return x, target
-
-    errors = []
-    for num_epochs in epochs:
-        states, _ = irnn.fit(
-            states, keys, step=step, sample=sample, num_epochs=num_epochs, num_steps=1000
-        )
-        outputs = jax.vmap(lambda net: irnn.apply(net, x))(states.net)
-        errors.append(np.mean((np.asarray(outputs)[:, :, 0] - target[:, 0]) ** 2, axis=1))
-    return errors
-
-
-def test_xor_once_learnt_is_kept():
-    # One program for all chunks, and not a second one for three epochs at once.
-    after_1000, _, _, after_4000 = _xor_errors(20, (1, 1, 1, 1))
-    learnt = after_1000 < 0.01
-    assert np.sum(learnt) >= 18
-    assert np.all(after_4000[learnt] < 0.01)
-
-
-@pytest.mark.slow
-def test_xor_is_learnt_by_nearly_every_seed_and_kept():
-    for errors in _xor_errors(100, (1, 3, 16)):
-        assert np.sum(errors < 0.01) >= 99
+    assert_equal(state.net, params)
