@@ -35,7 +35,13 @@ def _iterative(monkeypatch):
 def test_products_alone_find_the_equilibrium_and_its_gradient(request):
     expected, reference = _gradients(WIDE, X)
     request.getfixturevalue("_iterative")
-    for solver in (irnn.PseudoTransient(), irnn.NewtonKrylov()):
+    for solver in (
+        irnn.Auto(),
+        irnn.PseudoTransient(),
+        irnn.NewtonKrylov(),
+        irnn.Exponential(),
+        irnn.Anderson(),
+    ):
         actual, result = _gradients(WIDE, X, solver=solver)
         assert np.all(result.converged)
         for a, b in zip(result.activities, reference.activities, strict=True):
