@@ -161,9 +161,9 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
     def two(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         m, positive = carry
         first = _closed_form(m[:2, :2])
-        right, left = _outer(first.inverse, m[:2, 2:]), m[2:, :2]
-        rest = m[2:, 2:] - _outer(left, right)
-        above = jnp.concatenate([rest, -_outer(left, first.inverse)], axis=1)
+        right, left = _columns(first.inverse, m[:2, 2:]), m[2:, :2]
+        rest = m[2:, 2:] - _columns(left, right)
+        above = jnp.concatenate([rest, -_columns(left, first.inverse)], axis=1)
         below = jnp.concatenate([right, first.inverse], axis=1)
         return (jnp.concatenate([above, below]), positive == first.positive), None
 
@@ -218,14 +218,11 @@ def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array
     return jnp.sum(a * b[None], axis=1)
 
 
-def _columns(a: Array, b: Array) -> Array:
+def _columns(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
+    """The same as products with columns, which fuse with their neighbours."""
+    if b.ndim == a.ndim:
+        a = a[:, :, None]
     terms = [a[:, j] * b[j] for j in range(len(b))]
-    return sum(terms[1:], terms[0])
-
-
-def _outer(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Array:
-    """A B as a sum of outer products: of two, which fuse with their neighbours."""
-    terms = [a[:, j, None] * b[None, j] for j in range(a.shape[1])]
     return sum(terms[1:], terms[0])
 
 
