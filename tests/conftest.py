@@ -1,4 +1,4 @@
-"""What every test shares: float64, seeded keys, the reference numbers."""
+"""What every test shares: float64 and seeded keys."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 from hypothesis import settings
-
-from tests.oracle import ORACLE
 
 jax.config.update("jax_enable_x64", True)
 
@@ -36,14 +34,3 @@ def strict_promotion() -> Iterator[None]:
     """Operands of different dtypes raise, instead of being promoted."""
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-@pytest.fixture(scope="session")
-def needs_oracle() -> None:
-    """Skip, visibly, where the reference numbers are missing; fail where they are required."""
-    if ORACLE.is_dir():
-        return
-    message = f"the reference numbers are missing: {ORACLE}"
-    if os.environ.get("IRNN_REQUIRE_ORACLE") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
