@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from irnn_jax.equilibrium import Equilibrium
@@ -45,15 +45,17 @@ IN_WORDS = {
 
 def judge(
     residual: Float[Array, "*batch"],
-    finite: Bool[Array, "*batch"],
     time: Float[Array, "*batch"] | float,
     tolerance: float | Float[Array, "*batch"],
 ) -> Int[Array, "*batch"]:
-    """The status of each sample; `time` is how long the flow was followed, 0 if unknown."""
+    """The status of each sample, inf or NaN the residual of a state that is not finite.
+
+    `time` is how long the flow was followed, 0 if unknown.
+    """
     cycling = (time >= CYCLE_TIME) & (residual > CYCLE_SPEED)
     failed = jnp.where(cycling, Status.LIMIT_CYCLE, Status.MAX_STEPS)
     known = jnp.where(residual <= tolerance, Status.CONVERGED, failed)
-    return jnp.where(finite & jnp.isfinite(residual), known, Status.NON_FINITE).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(residual), known, Status.NON_FINITE).astype(jnp.int32)
 
 
 def describe(equilibrium: "Equilibrium", file: TextIO | None = None) -> None:

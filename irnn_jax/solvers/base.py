@@ -24,12 +24,14 @@ class Solved(NamedTuple):
             not control its error, and so cannot tell a limit cycle from its own instability.
         finished: whether a sample ended by itself, and not with the last step it was given,
             (*batch).
+        residual: max|F| at the state, (*batch); None where the solver did not evaluate it there.
     """
 
     state: State
     num_steps: Int[Array, "*batch"]
     time: Float[Array, "*batch"] | float = 0.0
     finished: Bool[Array, "*batch"] | bool = True
+    residual: Float[Array, "*batch"] | None = None
 
 
 @runtime_checkable

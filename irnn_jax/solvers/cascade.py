@@ -74,7 +74,7 @@ class Cascade:
                 finished=jnp.where(again, solved.finished, before.finished),
             )
 
-        solved = self.solvers[0].solve(problem, y0, adjoint)
+        solved = self.solvers[0].solve(problem, y0, adjoint)._replace(residual=None)
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
                 solved = at_most_once(

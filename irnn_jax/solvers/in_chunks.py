@@ -30,6 +30,7 @@ class Parked(NamedTuple):
     step_size: Float[Array, "*batch"]
     followed: Float[Array, "*batch"]
     num_steps: Float[Array, "*batch"]
+    residual: Float[Array, "*batch"]
     finished: Bool[Array, "*batch"]
 
 
@@ -39,7 +40,7 @@ class InChunks:
 
     A batch is stepped until its slowest sample rests, and among many thousands one takes ten times
     as long as most. So all samples get `first_steps` steps; those that want more are gathered in
-    chunks of their own, get half as many again, and so on, up to the solver's `max_steps`. Each
+    chunks of their own, get a third as many again, and so on, up to the solver's `max_steps`. Each
     goes on where it stopped, and ends where `solver` would bring it in one batch.
 
     For evaluation on a CPU: a GPU wants large batches, and `Unrolled` gradients are not skipped.
@@ -125,7 +126,7 @@ class InChunks:
 
         def from_queue(carry: tuple[Array, Parked, Queue]) -> tuple[Array, Parked, Queue]:
             until, found, waiting = carry
-            until = jnp.minimum(until + (until + 1) // 2, most)
+            until = jnp.minimum(until + jnp.maximum(1, until // 3), most)
 
             def chunk(number: Array, carry: tuple[Parked, Queue]) -> tuple[Parked, Queue]:
                 found, queue = carry
@@ -135,7 +136,7 @@ class InChunks:
                 part = problem.at_samples(index)
                 start = resumed(part, jax.tree.map(lambda leaf: leaf[..., index], found))
                 ended = advance(part, start, until)
-                found = jax.tree.map(lambda all_, one: all_.at[..., index].set(one), found, ended)
+                found = scattered(found, ended, index)
                 return found, queued(queue, index, ~ended.finished & (place < waiting.length))
 
             chunks = -(-waiting.length // width)
@@ -146,12 +147,33 @@ class InChunks:
             return (until < most) & (queue.length > 0)
 
         none, limit = jnp.int32(0), jnp.int32(min(self.first_steps, most))
-        blank = parked(self.solver.begin(problem, y0, first), finished=jnp.zeros(count, bool))
+        zeros = jnp.zeros_like(first)
+        blank = Parked(jnp.zeros_like(y0), *[zeros] * 6, finished=zeros.astype(bool))
         empty = Queue(jnp.zeros(count + width, jnp.int32), none)
         found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
         num_steps = found.num_steps.astype(jnp.int32)
-        return Solved(found.state, num_steps, time=found.time, finished=found.finished)
+        return Solved(
+            found.state,
+            num_steps,
+            time=found.time,
+            finished=found.finished,
+            residual=found.residual,
+        )
+
+
+def scattered(all_: Parked, some: Parked, index: Int[Array, " width"]) -> Parked:
+    """With some samples written where they belong."""
+
+    def write(lane: Array, all_: Parked) -> Parked:
+        def one(leaf: Array, of: Array) -> Array:
+            column = jax.lax.dynamic_slice_in_dim(of, lane, 1, -1)
+            return jax.lax.dynamic_update_slice_in_dim(leaf, column, index[lane], -1)
+
+        return jax.tree.map(one, all_, some)
+
+    # Not a scatter, which XLA would not compile into one function with the rest of the loop.
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(len(index)), write, all_)
 
 
 def queued(queue: Queue, index: Int[Array, " width"], slow: Bool[Array, " width"]) -> Queue:
@@ -176,6 +198,7 @@ def parked(progress: Progress, finished: Bool[Array, "*batch"]) -> Parked:
         step_size=progress.step_size,
         followed=progress.followed,
         num_steps=progress.num_steps,
+        residual=at.residual,
         finished=finished,
     )
 

@@ -63,4 +63,5 @@ class MixedPrecision:
             num_steps=found.num_steps + solved.num_steps,
             time=solved.time + jnp.where(rests, jnp.asarray(found.time, y0.dtype), 0),
             finished=found.finished & solved.finished,
+            residual=solved.residual,
         )

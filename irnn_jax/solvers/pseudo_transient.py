@@ -278,4 +278,5 @@ class PseudoTransient:
             num_steps=jax.lax.stop_gradient(last.num_steps).astype(jnp.int32),
             time=last.at.time,
             finished=at_rest_within(tolerance, last.at),
+            residual=last.at.residual,
         )
