@@ -57,7 +57,8 @@ def make_test(
     def samples(num_test: int = max(config.num_test, config.final_num_test or 0)) -> Samples:
         def some(index: Array) -> Samples:
             x, target = data.test(index)
-            return x.astype(config.test_dtype or x.dtype), target
+            dtype = config.test_dtype or x.dtype
+            return x.astype(dtype), target.astype(dtype)
 
         return jax.lax.map(some, jnp.arange(num_test), batch_size=config.test_chunk)
 
