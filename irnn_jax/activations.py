@@ -11,6 +11,19 @@ from jaxtyping import Array, Float
 Activation = Callable[[Array], Array]
 
 
+# Of the activations for which it is known, the largest |f'|.
+SLOPE_BOUNDS: dict[Activation, float] = {
+    jax.nn.sigmoid: 0.25,
+    jnp.tanh: 1.0,
+    jax.lax.tanh: 1.0,
+}
+
+
+def slope_bound(activation: Activation) -> float | None:
+    """The largest |f'(x)| over all x, None where it is not known."""
+    return SLOPE_BOUNDS.get(activation)
+
+
 def value_and_slope(
     activation: Activation, preactivation: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

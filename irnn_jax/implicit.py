@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.contraction import contracts
 from irnn_jax.dense_adjoint import dense_adjoint_system
 from irnn_jax.forward_mode import reverse_mode_only
 from irnn_jax.gradients import Adjoint, AdjointSystem, Unrolled
@@ -128,22 +129,29 @@ def _solve_dense(
     valid = ~jnp.any(jnp.isnan(drive), axis=-1)
     drive = jnp.where(valid[:, None], drive, 0)
 
-    def solve(matrix: Array, drive: Array, *tolerance: Array) -> Solution:
+    known = {
+        "tolerance": tolerance,
+        "contracts": contracts(matrix, method.activation, len(drive)),
+    }
+    # One for each sample, as a vector of one number, so that runs with their own lie side by side.
+    given = {
+        name: jnp.broadcast_to(value, (1, len(drive)))
+        for name, value in known.items()
+        if value is not None
+    }
+
+    def solve(matrix: Array, drive: Array, *numbers: Array) -> Solution:
+        of_samples: Any = dict(zip(given, (vector[0] for vector in numbers), strict=True))
         problem = DenseProblem(
-            matrix=matrix,
-            drive=drive,
-            activation=method.activation,
-            tolerance=tolerance[0][0] if tolerance else None,
+            matrix=matrix, drive=drive, activation=method.activation, **of_samples
         )
         solution = solve_batch(problem, jnp.zeros_like(drive), method)
         return only_stable(problem, solution, method) if method.check_stability else solution
 
-    # One for each sample, as a vector of one number, so that runs with their own lie side by side.
-    given = () if tolerance is None else (jnp.broadcast_to(tolerance, (1, len(drive))),)
     if not isinstance(method.gradient, Unrolled):
         out = Solution(state=1, residual=0, num_steps=0, status=0)  # pyright: ignore[reportArgumentType]
         solve = side_by_side(solve, (2, 1, *(1 for _ in given)), out)
-    solution = solve(matrix[:, :, None], drive.T, *given)
+    solution = solve(matrix[:, :, None], drive.T, *given.values())
     solution = solution._replace(state=solution.state.T)
     status = jnp.where(valid, solution.status, Status.NON_FINITE)
     return solution._replace(

@@ -46,11 +46,17 @@ class Problem(Protocol):
     """A batch of fixed-point problems Y = map(Y) on flat states (n, *batch).
 
     `tolerance` is the largest residual that counts as converged, of each sample, (*batch); None:
-    the solver's.
+    the solver's. `contracts` says of each sample whether it is known to have one equilibrium only;
+    None: of none.
     """
 
     @property
     def tolerance(self) -> Float[Array, "*batch"] | None:
+        """Of each sample."""
+        ...
+
+    @property
+    def contracts(self) -> Bool[Array, "*batch"] | None:
         """Of each sample."""
         ...
 
@@ -87,6 +93,7 @@ class DenseProblem(eqx.Module):
     drive: State
     activation: Activation = eqx.field(static=True)
     tolerance: Float[Array, "*batch"] | None = None
+    contracts: Bool[Array, "*batch"] | None = None
 
     def map(self, y: State) -> State:
         """f(A Y + b)."""
@@ -195,6 +202,7 @@ class CellProblem(eqx.Module):
     params: Any
     x: Any
     tolerance: None = eqx.field(static=True, default=None)
+    contracts: None = eqx.field(static=True, default=None)
 
     def map(self, y: State) -> State:
         """cell(params, Y, x)."""

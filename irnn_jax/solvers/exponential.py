@@ -95,11 +95,13 @@ class Exponential:
         tolerance = tolerance_of(self, problem, y0.dtype)
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
+        # With one equilibrium only there is no flow to follow.
+        contracts = jnp.zeros(batch, bool) if problem.contracts is None else problem.contracts
         start = Motion(
             state=y0,
             velocity=problem.map(y0) - y0,
             step_size=jnp.full(batch, self.first_step, dtype),
-            settling=jnp.zeros(batch, bool),
+            settling=contracts,
             time=zeros,
             num_steps=zeros,
         )
@@ -129,7 +131,7 @@ class Exponential:
         state = jnp.where(better, polished.state, end.state)
 
         there = max_norm(state - motion.state) <= 2 * self.accelerate_within
-        state = jnp.where(there, state, motion.state)
+        state = jnp.where(there | contracts, state, motion.state)
         num_steps = motion.num_steps + end.num_steps + polished.num_steps
         return Solved(
             state=state,

@@ -76,8 +76,7 @@ class InChunks:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
-        first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
-        return self.proceed(problem, y0, first, adjoint)
+        return self.proceed(problem, y0, self.solver.first_step_sizes(problem, y0), adjoint)
 
     def proceed(
         self,
@@ -115,7 +114,7 @@ class InChunks:
             part, *begun = jax.tree.map(
                 lambda leaf: _slice(leaf, start, width), (problem, y0, first)
             )
-            ended = advance(part, self.solver.begin(part, *begun), limit)
+            ended = advance(part, self.solver.begin(part, *begun, adjoint), limit)
             found = jax.tree.map(
                 lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, start, -1),
                 found,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, default_tolerance, max_norm, velocity
 from irnn_jax.solvers.in_chunks import InChunks
-from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.solvers.pseudo_transient import PseudoTransient, newton_step_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,14 @@ class MixedPrecision:
         # The coarse solve is to the accuracy of float32, whatever the tolerance.
         tolerance = jnp.full(y0.shape[1:], default_tolerance(jnp.float32))
         single = dataclasses.replace(problem, tolerance=tolerance)
-        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), single)
+        single = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == y0.dtype else leaf, single
+        )
         found = self.solver.solve(single, y0.astype(jnp.float32), adjoint)
         rests = max_norm(velocity(None, found.state, single)) <= single.tolerance
         # From there on Newton's method; where it fails, and elsewhere, the flow.
-        longest = 1 / float(jnp.finfo(y0.dtype).eps)
-        first = jnp.where(rests, longest, self.solver.first_step).astype(y0.dtype)
+        first = jnp.where(rests, newton_step_size(y0.dtype), self.solver.first_step)
+        first = first.astype(y0.dtype)
         start = jnp.where(rests, found.state.astype(y0.dtype), y0)
         solved = self.solver.proceed(problem, start, first, adjoint)
         return Solved(

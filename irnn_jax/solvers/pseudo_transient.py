@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.approach import approach
 from irnn_jax.solvers.base import (
     Solved,
     check_positive,
@@ -40,6 +41,11 @@ class Progress(NamedTuple):
     step_size: Float[Array, "*batch"]
     followed: Float[Array, "*batch"]
     num_steps: Float[Array, "*batch"]
+
+
+def newton_step_size(dtype: Any) -> float:
+    """1/eps: with an h so large a step is Newton's to rounding."""
+    return 1 / float(jnp.finfo(dtype).eps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,7 @@ class FollowThenNewton:
         followed = jnp.where(newton, followed, h * factor)
         near = jnp.maximum(1, (self.newton_within / report.ahead) ** 2)
         h = jnp.where(keep, jnp.where(newton, h, followed) * near, followed)
-        # Larger steps are Newton's to rounding.
-        longest = 1 / float(jnp.finfo(h.dtype).eps)
+        longest = newton_step_size(h.dtype)
         # A step size is a choice, not a function to differentiate: `Unrolled` would meet the
         # infinite slope of the root wherever a step made no error at all.
         h, followed = jax.lax.stop_gradient(
@@ -207,8 +212,14 @@ class PseudoTransient:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
+        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), adjoint)
+
+    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*batch"]:
+        """`first_step`, and Newton's steps at once where there is but one equilibrium to find."""
         first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
-        return self.proceed(problem, y0, first, adjoint)
+        if problem.contracts is None:
+            return first
+        return jnp.where(problem.contracts, newton_step_size(y0.dtype), first)
 
     def proceed(
         self,
@@ -222,15 +233,22 @@ class PseudoTransient:
         One that is longer than twice `first_step` is a Newton step: if it is rejected, the flow is
         followed from y0 on.
         """
-        last = self.advance(problem, self.begin(problem, y0, first), adjoint)
+        last = self.advance(problem, self.begin(problem, y0, first, adjoint), adjoint)
         return self.ended(problem, last)
 
-    def begin(self, problem: Problem, y0: State, first: Float[Array, "*batch"]) -> Progress:
+    def begin(
+        self,
+        problem: Problem,
+        y0: State,
+        first: Float[Array, "*batch"],
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Progress:
         """Where a batch stands before its first step, see `proceed`."""
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
+        state = approach(problem, y0, adjoint)
         return Progress(
-            at=iterate(problem, y0, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
+            at=iterate(problem, state, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
             step_size=first,
             followed=jnp.full(batch, self.first_step, dtype),
             num_steps=zeros,
