@@ -39,11 +39,11 @@ class Inverse(eqx.Module):
 
     def solve(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
         """Solve M x = rhs, a vector or a matrix."""
-        return _product(self.inverse, rhs)
+        return product(self.inverse, rhs)
 
     def solve_transposed(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
         """Solve M^T x = rhs."""
-        return _product(jnp.swapaxes(self.inverse, 0, 1), rhs)
+        return product(jnp.swapaxes(self.inverse, 0, 1), rhs)
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M > 0."""
@@ -70,15 +70,15 @@ class Blocks(eqx.Module):
         one, two = rhs[: len(self.right)], rhs[len(self.right) :]
         one = self.first.solve(one)
         # Minus x2: XLA negates with vector instructions, and copies without.
-        two = self.schur.solve(_product(self.below, one) - two)
-        return jnp.concatenate([one + _product(self.right, two), -two])
+        two = self.schur.solve(product(self.below, one) - two)
+        return jnp.concatenate([one + product(self.right, two), -two])
 
     def solve_transposed(self, rhs: Float[Array, "n *more"]) -> Float[Array, "n *more"]:
         """Solve M^T x = rhs."""
         one, two = rhs[: len(self.right)], rhs[len(self.right) :]
         right, below = jnp.swapaxes(self.right, 0, 1), jnp.swapaxes(self.below, 0, 1)
-        two = self.schur.solve_transposed(_product(right, one) - two)
-        return jnp.concatenate([self.first.solve_transposed(one + _product(below, two)), -two])
+        two = self.schur.solve_transposed(product(right, one) - two)
+        return jnp.concatenate([self.first.solve_transposed(one + product(below, two)), -two])
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """Whether det M = det M11 det S > 0."""
@@ -141,7 +141,7 @@ def eliminate(matrix: Float[Array, "n n *batch"]) -> Inverse | Blocks:
     k = (n + 1) // 2
     first, below = eliminate(matrix[:k, :k]), matrix[k:, :k]
     right = first.solve(matrix[:k, k:])
-    schur = eliminate(matrix[k:, k:] - _product(below, right))
+    schur = eliminate(matrix[k:, k:] - product(below, right))
     return Blocks(first=first, right=right, below=below, schur=schur)
 
 
@@ -201,7 +201,7 @@ def _closed_form(matrix: Float[Array, "n n *batch"]) -> Inverse:
     return Inverse(inverse=inverse, positive=1 / determinant > 0)
 
 
-def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
+def product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
     """A b or A B, as a sum over an axis.
 
     XLA computes such a sum once. What is only added and multiplied it computes again for each entry
@@ -247,26 +247,3 @@ def multiply(
         product = matrix.reshape(m, n) @ vector.reshape(n, -1)
         return product.reshape(m, *vector.shape[1:])
     return jnp.einsum("ij...,j...->i...", matrix, vector)
-
-
-def solve_refined(
-    matrix: Float[Array, "n n *batch"], rhs: Float[Array, "n *batch"]
-) -> Float[Array, "n *batch"]:
-    """Solve M x = rhs with one step of iterative refinement.
-
-    Refinement squares the relative error that a factorisation without pivots leaves, and costs one
-    more solve with the same factors.
-    """
-    factors = factorize(matrix)
-    x = factors.solve(rhs)
-    return x + factors.solve(rhs - multiply(matrix, x))
-
-
-def solve_transposed_refined(
-    matrix: Float[Array, "n n *batch"], rhs: Float[Array, "n *batch"]
-) -> Float[Array, "n *batch"]:
-    """Solve M^T x = rhs likewise."""
-    factors = factorize(matrix)
-    transpose = jnp.swapaxes(matrix, 0, 1)
-    x = factors.solve_transposed(rhs)
-    return x + factors.solve_transposed(rhs - multiply(transpose, x))
