@@ -148,6 +148,11 @@ def scalar_neuron(w: float, y: float) -> tuple[irnn.Network, jax.Array, float]:
 sigmoid = jax.nn.sigmoid
 
 
+def some_sigmoid(x: jax.Array) -> jax.Array:
+    """One whose largest slope nobody knows, so that the flow is followed whatever the weights."""
+    return jax.nn.sigmoid(x)
+
+
 def identity(x: Any) -> Any:
     """The linear activation: Y = (I - A)^-1 b."""
     return x

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from tests.problems import NETWORKS, inputs, oscillator, scalar_neuron
+from tests.problems import NETWORKS, inputs, oscillator, scalar_neuron, some_sigmoid
 
 # Steps of one are stable where 30 y (1 - y) < 1: for the outer two, and not for the middle one.
 W, Y = -30.0, np.array([0.02, 0.3, 0.01])
@@ -105,10 +105,11 @@ def test_a_first_solver_that_solves_nothing_leaves_all_to_the_second():
     hopeless = irnn.PseudoTransient(max_steps=1)
     net = NETWORKS["two_layers"]
     x = inputs(net)
-    first = irnn.equilibrium(net, x, solver=hopeless)
+    solve = functools.partial(irnn.equilibrium, net, x, activation=some_sigmoid)
+    first = solve(solver=hopeless)
     assert not np.any(first.converged)
-    second = irnn.equilibrium(net, x)
-    result = irnn.equilibrium(net, x, solver=irnn.Cascade(solvers=(hopeless, newton)))
+    second = solve()
+    result = solve(solver=irnn.Cascade(solvers=(hopeless, newton)))
     assert np.all(result.converged)
     np.testing.assert_array_equal(result.num_steps, 1 + second.num_steps)
     for actual, expected in zip(result.activities, second.activities, strict=True):

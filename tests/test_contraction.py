@@ -9,6 +9,7 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.contraction import contracts
+from tests.problems import some_sigmoid
 
 SAMPLES = 40
 
@@ -58,7 +59,7 @@ def test_what_is_not_finite_does_not_contract(bad: float):
 
 
 def test_nothing_is_claimed_where_nothing_is_known():
-    assert contracts(jnp.zeros((3, 3)), lambda x: jax.nn.sigmoid(x), 6) is None
+    assert contracts(jnp.zeros((3, 3)), some_sigmoid, 6) is None
     assert contracts(jnp.zeros((33, 33)), jax.nn.sigmoid, 8) is None
     assert contracts(jnp.zeros((33, 33)), jax.nn.sigmoid, 9) is not None
 
@@ -116,7 +117,7 @@ def test_networks_side_by_side_are_judged_one_by_one(getkey, solver: Any):
 def test_unknown_activations_are_followed(getkey):
     net, x = _network(getkey(), 1.0), _inputs(getkey())
     known = irnn.equilibrium(net, x)
-    unknown = irnn.equilibrium(net, x, activation=lambda v: jax.nn.sigmoid(v))
+    unknown = irnn.equilibrium(net, x, activation=some_sigmoid)
     assert np.mean(unknown.num_steps) > np.max(known.num_steps)
     np.testing.assert_allclose(known.activities[-1], unknown.activities[-1], atol=1e-11)
 
@@ -125,6 +126,6 @@ def test_strong_weights_begin_where_they_did(getkey):
     """Without a proof not even the first evaluation of the map is taken for granted."""
     net, x = _network(getkey(), 20.0), _inputs(getkey())
     known = irnn.equilibrium(net, x)
-    unknown = irnn.equilibrium(net, x, activation=lambda v: jax.nn.sigmoid(v))
+    unknown = irnn.equilibrium(net, x, activation=some_sigmoid)
     np.testing.assert_array_equal(known.num_steps, unknown.num_steps)
     np.testing.assert_allclose(known.activities[-1], unknown.activities[-1], atol=1e-13)
