@@ -1,5 +1,7 @@
 """Whether a network has one equilibrium only, so that nobody need ask where the flow goes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -27,7 +29,9 @@ def contracts(
     if slope is None or n > max(PROVE_UP_TO, NEURONS_PER_SAMPLE * num_samples):
         return None
     matrix = slope * jax.lax.stop_gradient(matrix)
-    square = matrix.T @ matrix
-    fourth = square @ square
+    # Not in the three digits of TF32, as a GPU would by default.
+    multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    square = multiply(matrix.T, matrix)
+    fourth = multiply(square, square)
     # NaN and Inf compare false.
     return jnp.sum(fourth**2) < (1 - MARGIN) ** 8
