@@ -90,7 +90,14 @@ class InChunks:
         large = y0.ndim == 2 and y0.shape[1] > self.width
         if not isinstance(problem, DenseProblem) or not skips or not large:
             return self.solver.proceed(problem, y0, first, adjoint)
-        return self._in_stages(problem, y0, first, adjoint)
+        found = self._in_stages(problem, y0, first, adjoint)
+        return Solved(
+            state=found.state,
+            num_steps=found.num_steps.astype(jnp.int32),
+            time=found.time,
+            finished=found.finished,
+            residual=found.residual,
+        )
 
     def _in_stages(
         self,
@@ -98,7 +105,7 @@ class InChunks:
         y0: Float[Array, "n samples"],
         first: Float[Array, " samples"],
         adjoint: diffrax.AbstractAdjoint,
-    ) -> Solved:
+    ) -> Parked:
         """All samples in order, then those that are left, a stage after the other."""
         count, width, most = y0.shape[1], self.width, self.solver.max_steps
         lane = jnp.arange(width, dtype=jnp.int32)
@@ -151,14 +158,7 @@ class InChunks:
         empty = Queue(jnp.zeros(count + width, jnp.int32), none)
         found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
-        num_steps = found.num_steps.astype(jnp.int32)
-        return Solved(
-            found.state,
-            num_steps,
-            time=found.time,
-            finished=found.finished,
-            residual=found.residual,
-        )
+        return found
 
 
 def scattered(all_: Parked, some: Parked, index: Int[Array, " width"]) -> Parked:
