@@ -19,11 +19,11 @@ from irnn_jax.gradients import AdjointSystem
 from irnn_jax.krylov import gmres
 from irnn_jax.lazily import at_most_once
 from irnn_jax.linear import BLOCKS_UP_TO, factorize, multiply, product
+from irnn_jax.max_norm import max_norm
 from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
-from irnn_jax.solvers.base import max_norm
 
 
 def dense_adjoint_system(

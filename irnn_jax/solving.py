@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.gradients import Gradient, ImplicitGradient, Unrolled
 from irnn_jax.lazily import at_most_once
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers import Solver
-from irnn_jax.solvers.base import Escalating, max_norm, tolerance_of
+from irnn_jax.solvers.base import Escalating, tolerance_of
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import State
 
 
@@ -60,7 +61,8 @@ class ImplicitGradient(Protocol):
 def relative_residual(
     system: AdjointSystem, state: State, cotangent: State
 ) -> Float[Array, "*batch"]:
-    """max|g - (I - J^T) w| / max|g|, 0 for a cotangent of zero."""
+    """max|g - (I - J^T) w| / max|g|, 0 for a cotangent of zero, inf where it is not a number."""
     missed = cotangent - state + system.pullback(state)
-    scale = jnp.max(jnp.abs(cotangent), axis=0, initial=0.0)
-    return jnp.max(jnp.abs(missed), axis=0, initial=0.0) / jnp.where(scale > 0, scale, 1)
+    scale = max_norm(cotangent)
+    relative = max_norm(missed) / jnp.where(scale > 0, scale, 1)
+    return jnp.where(jnp.isnan(relative), jnp.inf, relative)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.linear import factorize
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, max_norm, repeat, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, repeat, tolerance_of
 
 
 class History(NamedTuple):
@@ -57,7 +58,8 @@ class Anderson:
     Attributes:
         memory: how many differences are kept.
         mixing: the factor on the velocity, 1 for Picard's step.
-        ridge: what is added to the normal equations, relative to their largest diagonal entry.
+        ridge: what is added to the normal equations, relative to their largest diagonal entry, at
+            least the dtype's rounding.
         max_steps: the most products with A.
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """
@@ -128,14 +130,17 @@ class Anderson:
 
     def _step(self, history: History) -> State:
         """Beta F - (dY + beta dF) gamma, where gamma minimises |F - dF gamma|."""
-        changes, velocity, gram = history.changes, history.velocity, history.gram
-        projected = jnp.sum(changes * velocity, axis=1)
-        size = jnp.max(jnp.diagonal(gram), axis=-1)
+        changes, velocity = history.changes, history.velocity
+        # In units of the largest change: the squares of small ones leave float32's range.
+        size = jnp.max(jnp.diagonal(history.gram), axis=-1)
+        unit = jnp.where(size > 0, size, 1)
+        gram = history.gram / unit
+        projected = jnp.sum(changes * velocity, axis=1) / unit
         # Slots that are not filled yet are rows of zeros: any positive ridge makes them harmless.
-        shift = self.ridge * size + (size == 0)
+        ridge = max(self.ridge, float(jnp.finfo(gram.dtype).eps)) + (size == 0)
         identity = jnp.eye(self.memory, dtype=gram.dtype)
         identity = identity.reshape(*identity.shape, *(1,) * (gram.ndim - 2))
-        gamma = factorize(gram + shift * identity).solve(projected)
+        gamma = factorize(gram + ridge * identity).solve(projected)
         step = self.mixing * velocity
         for i in range(self.memory):
             step = step - gamma[i] * (history.steps[i] + self.mixing * changes[i])

@@ -6,8 +6,9 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import max_norm, repeat
+from irnn_jax.solvers.base import repeat
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
 MAX_EVALUATIONS = 8

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
 
 
@@ -102,11 +103,6 @@ def tolerance_of(solver: Solver, problem: Problem, dtype: Any) -> float | Float[
     if problem.tolerance is not None:
         return problem.tolerance
     return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
-
-
-def max_norm(residual: State) -> Float[Array, "*batch"]:
-    """max|residual| of each sample, 0 for an empty state."""
-    return jnp.max(jnp.abs(residual), axis=0, initial=0.0)
 
 
 def check_positive(**values: float | int | None) -> None:

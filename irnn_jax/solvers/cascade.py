@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from irnn_jax.lazily import at_most_once
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, max_norm, tolerance_of, velocity
+from irnn_jax.solvers.base import Solved, Solver, tolerance_of, velocity
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 

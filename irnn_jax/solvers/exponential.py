@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.anderson import Anderson
 from irnn_jax.solvers.base import (
     Solved,
     Solver,
     check_positive,
-    max_norm,
     repeat,
     tolerance_of,
 )

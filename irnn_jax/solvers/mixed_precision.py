@@ -7,8 +7,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, default_tolerance, max_norm, velocity
+from irnn_jax.solvers.base import Solved, default_tolerance, velocity
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient, newton_step_size
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, max_norm, repeat, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, repeat, tolerance_of
 
 
 class Search(NamedTuple):
