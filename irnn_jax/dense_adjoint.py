@@ -24,6 +24,8 @@ from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
+from irnn_jax.solvers.refine import settle_refined
+from irnn_jax.solvers.settle import affine
 
 
 def dense_adjoint_system(
@@ -57,7 +59,16 @@ def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
         factors = factorize(_identity_minus_jacobian(matrix, slope))
         w = factors.solve_transposed(rhs)
         return w + factors.solve_transposed(rhs - w + _times(transpose, slope * w))
-    return _iterate(lambda w: multiply(transpose, slope * w), rhs)
+
+    # w = g + A^T v with v = D w.
+    def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
+        equation = affine(transpose[..., 0], rhs, slope, jnp.zeros_like(rhs))
+        found = settle_refined(equation, rhs, jnp.any(rhs != 0, axis=0), tolerance)
+        return found.u, found.done
+
+    return _iterate(
+        lambda w: multiply(transpose, slope * w), rhs, settled, shared=matrix.shape[2:] == (1,)
+    )
 
 
 def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
@@ -66,7 +77,17 @@ def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
         factors = factorize(_identity_minus_jacobian(matrix, slope))
         v = factors.solve(rhs)
         return v + factors.solve(rhs - v + slope * _times(matrix, v))
-    return _iterate(lambda v: slope * multiply(matrix, v), rhs)
+
+    # v = r + D u with u = A v.
+    def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
+        none = jnp.zeros_like(rhs)
+        equation = affine(matrix[..., 0], none, slope, rhs)
+        found = settle_refined(equation, none, jnp.any(rhs != 0, axis=0), tolerance)
+        return found.y, found.done
+
+    return _iterate(
+        lambda v: slope * multiply(matrix, v), rhs, settled, shared=matrix.shape[2:] == (1,)
+    )
 
 
 solve_adjoint = side_by_side(_solve_adjoint, (2, 1, 1), 1)
@@ -78,20 +99,43 @@ def _times(matrix: Array, vector: Array) -> Array:
     return product(matrix, vector) if len(vector) <= BLOCKS_UP_TO else multiply(matrix, vector)
 
 
-def _iterate(operator: Callable[[Array], Array], rhs: Array) -> Array:
-    """Solve w - K w = g, K w being `operator`."""
+def _iterate(
+    operator: Callable[[Array], Array],
+    rhs: Array,
+    settled: Callable[[Array, float], tuple[Array, Array]],
+    *,
+    shared: bool,
+) -> Array:
+    """Solve w - K w = g, K w being `operator`: what does not settle is accelerated, or mended."""
     accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
-    tolerance = accuracy * max_norm(rhs)
-    anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
-    found = anderson.accelerate(lambda w: rhs + operator(w), rhs, tolerance, forward)
-    failed = ~(max_norm(found.velocity) <= tolerance)
+    # In units of its largest number: squares of small ones leave float32's range.
+    size = max_norm(rhs)
+    unit = jnp.where(size > 0, size, 1)
+    rhs = rhs / unit
+    zero = size == 0
+    if shared:
+        state, done = settled(rhs, accuracy)
+    else:  # each sample has a matrix of its own
+        state, done = rhs, zero
+    state = jnp.where(done, state, rhs)
+    done = done | zero
 
-    def mend(state: Array) -> Array:
-        # The other samples have nothing left to solve.
-        mended = gmres(lambda w: w - operator(w), jnp.where(failed, rhs, 0), accuracy)
-        return jnp.where(failed, mended, state)
+    def accelerate(state: Array) -> Array:
+        def rest(w: Array) -> Array:
+            return jnp.where(done, w, rhs + operator(w))
 
-    return at_most_once(jnp.any(failed), mend, found.state)
+        anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
+        found = anderson.accelerate(rest, state, accuracy, forward)
+        failed = ~(max_norm(found.velocity) <= accuracy)
+
+        def mend(state: Array) -> Array:
+            # The other samples have nothing left to solve.
+            mended = gmres(lambda w: w - operator(w), jnp.where(failed, rhs, 0), accuracy)
+            return jnp.where(failed, mended, state)
+
+        return at_most_once(jnp.any(failed), mend, found.state)
+
+    return unit * at_most_once(jnp.any(~done), accelerate, state)
 
 
 def _identity_minus_jacobian(matrix: Array, slope: Array) -> Array:

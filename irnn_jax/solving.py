@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.gradients import Gradient, ImplicitGradient, Unrolled
 from irnn_jax.lazily import at_most_once
-from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers import Solver
-from irnn_jax.solvers.base import Escalating, tolerance_of
+from irnn_jax.solvers.base import Escalating, residual_of, tolerance_of
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
 
@@ -62,9 +61,7 @@ def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
     """
     solved = method.solver.solve(problem, y0, method.diffrax_adjoint())
     state = solved.state
-    residual = solved.residual
-    if residual is None:
-        residual = max_norm(problem.map(state) - state)
+    residual = residual_of(problem, solved)
     # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
     tolerance = tolerance_of(method.solver, problem, state.dtype)

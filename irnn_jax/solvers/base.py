@@ -155,6 +155,13 @@ def velocity(t: Any, y: State, problem: Problem) -> State:
     return problem.map(y) - y
 
 
+def residual_of(problem: Problem, solved: Solved) -> Float[Array, "*batch"]:
+    """max|F| where a solver stopped, as it handed it on, or evaluated now."""
+    if solved.residual is not None:
+        return solved.residual
+    return max_norm(velocity(None, solved.state, problem))
+
+
 def resting(tolerance: float | Array) -> Callable[..., Bool[Array, ""]]:
     """The condition of an event that ends the flow where max|F(Y)| is within the tolerance."""
 

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from irnn_jax.lazily import at_most_once
-from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, tolerance_of, velocity
+from irnn_jax.solvers.base import Solved, Solver, residual_of, tolerance_of
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
@@ -62,20 +61,23 @@ class Cascade:
         tolerance = tolerance_of(self, problem, y0.dtype)
 
         def failed(solved: Solved) -> jax.Array:
-            return ~(max_norm(velocity(None, solved.state, problem)) <= tolerance)
+            return ~(residual_of(problem, solved) <= tolerance)
 
         def retry(solver: Solver, before: Solved) -> Solved:
             # A sample that has converged starts where it is, and is done after a step.
             again = failed(before)
             solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
+            after, residual = residual_of(problem, solved), residual_of(problem, before)
             return Solved(
                 state=jnp.where(again, solved.state, before.state),
                 num_steps=before.num_steps + jnp.where(again, solved.num_steps, 0),
                 time=jnp.where(again, solved.time, before.time),
                 finished=jnp.where(again, solved.finished, before.finished),
+                residual=jnp.where(again, after, residual),
             )
 
-        solved = self.solvers[0].solve(problem, y0, adjoint)._replace(residual=None)
+        solved = self.solvers[0].solve(problem, y0, adjoint)
+        solved = solved._replace(residual=residual_of(problem, solved))
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
                 solved = at_most_once(

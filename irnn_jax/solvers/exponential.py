@@ -8,17 +8,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.activations import value_and_slope
+from irnn_jax.lazily import at_most_once
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import Problem, State
+from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.anderson import Anderson
 from irnn_jax.solvers.base import (
     Solved,
     Solver,
     check_positive,
+    default_tolerance,
     repeat,
     tolerance_of,
 )
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.solvers.refine import in_single_precision, settle_refined
+from irnn_jax.solvers.settle import Equation
 
 
 class Motion(NamedTuple):
@@ -38,6 +43,27 @@ class Motion(NamedTuple):
     step_size: Float[Array, "*batch"]
     settling: Bool[Array, "*batch"]
     time: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
+
+    def astype(self, dtype: Any) -> "Motion":
+        """The same in another precision."""
+        inexact = self._replace(settling=None)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), inexact)._replace(
+            settling=self.settling
+        )
+
+
+class Found(NamedTuple):
+    """What the rest of the way leads to.
+
+    Attributes:
+        state: (n, *batch).
+        residual: max|F| there, of the samples that went it, (*batch).
+        num_steps: (*batch).
+    """
+
+    state: State
+    residual: Float[Array, "*batch"]
     num_steps: Float[Array, "*batch"]
 
 
@@ -91,15 +117,57 @@ class Exponential:
         return PseudoTransient(tolerance=self.tolerance).more_cautious()
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
-        """Follow the flow from y0 until it settles, and accelerate."""
+        """Follow the flow from y0 until it settles, and go the rest of the way."""
         tolerance = tolerance_of(self, problem, y0.dtype)
+        # Reverse mode can neither leave out what nobody needs, nor go through what follows.
+        plain = isinstance(adjoint, diffrax.ForwardMode)
+        if plain and isinstance(problem, DenseProblem) and problem.shares_matrix:
+            # Steps with an error of a hundredth need no more than single precision.
+            single, enough = problem.astype(jnp.float32), default_tolerance(jnp.float32)
+            motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
+            rest = motion.settling | (max_norm(motion.velocity) <= enough)
+            motion = motion.astype(y0.dtype)._replace(settling=rest)
+            found = self._settle(problem, motion, tolerance, adjoint)
+        else:
+            motion = self._follow(problem, y0, tolerance, adjoint)
+            found = self._accelerate(problem, motion.state, motion.settling, tolerance, adjoint)
+        there = max_norm(found.state - motion.state) <= 2 * self.accelerate_within
+        if problem.contracts is not None:
+            there = there | problem.contracts
+        there = there & motion.settling
+        residual = jnp.where(there, found.residual, max_norm(motion.velocity))
+        num_steps = motion.num_steps + found.num_steps
+        return Solved(
+            state=jnp.where(there, found.state, motion.state),
+            num_steps=jax.lax.stop_gradient(num_steps).astype(jnp.int32),
+            time=jax.lax.stop_gradient(motion.time),
+            finished=~(residual > tolerance),
+            residual=residual,
+        )
+
+    def _follow(
+        self,
+        problem: Problem,
+        y0: State,
+        tolerance: float | Array,
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Motion:
+        """The flow, until each sample settles."""
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
         # With one equilibrium only there is no flow to follow.
         contracts = jnp.zeros(batch, bool) if problem.contracts is None else problem.contracts
+
+        def first_velocity(_: State) -> State:
+            return problem.map(y0) - y0
+
+        if isinstance(adjoint, diffrax.ForwardMode):
+            velocity = at_most_once(jnp.any(~contracts), first_velocity, jnp.zeros_like(y0))
+        else:
+            velocity = first_velocity(y0)
         start = Motion(
             state=y0,
-            velocity=problem.map(y0) - y0,
+            velocity=velocity,
             step_size=jnp.full(batch, self.first_step, dtype),
             settling=contracts,
             time=zeros,
@@ -114,30 +182,62 @@ class Exponential:
             del number
             return self._step(problem, motion, moving(motion))
 
-        motion = repeat(advance, start, moving, self.max_steps, adjoint)
-        settled = motion.settling
+        return repeat(advance, start, moving, self.max_steps, adjoint)
+
+    def _settle(
+        self,
+        problem: DenseProblem,
+        motion: Motion,
+        tolerance: float | Array,
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Found:
+        """The rest of the way, for the samples that settle."""
+        equation = Equation(
+            matrix=problem.matrix[..., 0],
+            drive=problem.drive,
+            function=lambda u, _: problem.activation(u),
+            slope=lambda u, _: value_and_slope(problem.activation, u)[1],
+        )
+        near = in_single_precision(equation, motion.state)
+        refined = settle_refined(equation, near, motion.settling, tolerance)
+        left = motion.settling & ~refined.done
+
+        def accelerate(found: Found) -> Found:
+            more = self._accelerate(problem, motion.state, left, tolerance, adjoint)
+            return Found(
+                state=jnp.where(left, more.state, found.state),
+                residual=jnp.where(left, more.residual, found.residual),
+                num_steps=found.num_steps + more.num_steps,
+            )
+
+        found = Found(refined.y, max_norm(refined.residual), refined.num_steps)
+        return at_most_once(jnp.any(left), accelerate, found)
+
+    def _accelerate(
+        self,
+        problem: Problem,
+        state: State,
+        going: Bool[Array, "*batch"],
+        tolerance: float | Array,
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> Found:
+        """The rest of the way by Anderson acceleration, for the samples that are `going`."""
 
         def near(y: State) -> State:
-            return jnp.where(settled, problem.map(y), y)
+            return jnp.where(going, problem.map(y), y)
 
-        end = self.acceleration.accelerate(near, motion.state, tolerance, adjoint)
+        end = self.acceleration.accelerate(near, state, tolerance, adjoint)
         # A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where the
         # rate is small, next to a fold, that takes a smaller residual, down to rounding.
         slowness = jnp.maximum(1, end.slowness() / 4)
-        smallest = 8 * float(jnp.finfo(dtype).eps)
+        smallest = 8 * float(jnp.finfo(state.dtype).eps)
         enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
         polished = self.polish.accelerate(near, end.state, enough, adjoint)
-        better = max_norm(polished.velocity) < max_norm(end.velocity)
-        state = jnp.where(better, polished.state, end.state)
-
-        there = max_norm(state - motion.state) <= 2 * self.accelerate_within
-        state = jnp.where(there | contracts, state, motion.state)
-        num_steps = motion.num_steps + end.num_steps + polished.num_steps
-        return Solved(
-            state=state,
-            num_steps=jax.lax.stop_gradient(num_steps).astype(jnp.int32),
-            time=jax.lax.stop_gradient(motion.time),
-            finished=~(max_norm(problem.map(state) - state) > tolerance),
+        before, after = max_norm(end.velocity), max_norm(polished.velocity)
+        return Found(
+            state=jnp.where(after < before, polished.state, end.state),
+            residual=jnp.where(after < before, after, before),
+            num_steps=end.num_steps + polished.num_steps,
         )
 
     def _step(self, problem: Problem, motion: Motion, going: Bool[Array, "*batch"]) -> Motion:
