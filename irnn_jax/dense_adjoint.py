@@ -27,6 +27,9 @@ from irnn_jax.solvers import Anderson
 from irnn_jax.solvers.refine import settle_refined
 from irnn_jax.solvers.settle import affine
 
+# Of fewer neurons a factorisation costs less than the iteration.
+SETTLE_FROM = BLOCKS_UP_TO
+
 
 def dense_adjoint_system(
     matrix: Float[Array, "n n"], slope: Float[Array, "n batch"], sizes: tuple[int, ...]
@@ -55,25 +58,28 @@ def dense_adjoint_system(
 def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
     """(I - A^T D) w = g."""
     transpose = jnp.swapaxes(matrix, 0, 1)
-    if rhs.shape[0] <= DIRECT_UP_TO:
+
+    def direct(rhs: Array, slope: Array) -> Array:
         factors = factorize(_identity_minus_jacobian(matrix, slope))
         w = factors.solve_transposed(rhs)
         return w + factors.solve_transposed(rhs - w + _times(transpose, slope * w))
 
     # w = g + A^T v with v = D w.
     def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
-        equation = affine(transpose[..., 0], rhs, slope, jnp.zeros_like(rhs))
+        equation = affine(transpose, rhs, slope, jnp.zeros_like(rhs))
         found = settle_refined(equation, rhs, jnp.any(rhs != 0, axis=0), tolerance)
         return found.u, found.done
 
-    return _iterate(
-        lambda w: multiply(transpose, slope * w), rhs, settled, shared=matrix.shape[2:] == (1,)
-    )
+    def operator(w: Array) -> Array:
+        return multiply(transpose, slope * w)
+
+    return _solve(operator, rhs, settled, direct, slope)
 
 
 def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
     """(I - D A) v = r."""
-    if rhs.shape[0] <= DIRECT_UP_TO:
+
+    def direct(rhs: Array, slope: Array) -> Array:
         factors = factorize(_identity_minus_jacobian(matrix, slope))
         v = factors.solve(rhs)
         return v + factors.solve(rhs - v + slope * _times(matrix, v))
@@ -81,13 +87,14 @@ def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
     # v = r + D u with u = A v.
     def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
         none = jnp.zeros_like(rhs)
-        equation = affine(matrix[..., 0], none, slope, rhs)
+        equation = affine(matrix, none, slope, rhs)
         found = settle_refined(equation, none, jnp.any(rhs != 0, axis=0), tolerance)
         return found.y, found.done
 
-    return _iterate(
-        lambda v: slope * multiply(matrix, v), rhs, settled, shared=matrix.shape[2:] == (1,)
-    )
+    def operator(v: Array) -> Array:
+        return slope * multiply(matrix, v)
+
+    return _solve(operator, rhs, settled, direct, slope)
 
 
 solve_adjoint = side_by_side(_solve_adjoint, (2, 1, 1), 1)
@@ -99,26 +106,36 @@ def _times(matrix: Array, vector: Array) -> Array:
     return product(matrix, vector) if len(vector) <= BLOCKS_UP_TO else multiply(matrix, vector)
 
 
-def _iterate(
+def _solve(
     operator: Callable[[Array], Array],
     rhs: Array,
     settled: Callable[[Array, float], tuple[Array, Array]],
-    *,
-    shared: bool,
+    direct: Callable[[Array, Array], Array],
+    slope: Array,
 ) -> Array:
-    """Solve w - K w = g, K w being `operator`: what does not settle is accelerated, or mended."""
+    """Solve w - K w = g, K w being `operator`: by iteration, and where it is slow, directly.
+
+    Where the systems are too large for that, what does not settle is accelerated, or mended.
+    """
+    n = len(rhs)
+    if n <= SETTLE_FROM or rhs.ndim != 2:
+        return direct(rhs, slope)
     accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     # In units of its largest number: squares of small ones leave float32's range.
     size = max_norm(rhs)
     unit = jnp.where(size > 0, size, 1)
     rhs = rhs / unit
-    zero = size == 0
-    if shared:
-        state, done = settled(rhs, accuracy)
-    else:  # each sample has a matrix of its own
-        state, done = rhs, zero
-    state = jnp.where(done, state, rhs)
-    done = done | zero
+    state, done = settled(rhs, accuracy)
+    state, done = jnp.where(done, state, rhs), done | (size == 0)
+    if n <= DIRECT_UP_TO:
+
+        def factorised(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            # Whatever does not change in a loop XLA computes before it, entered or not.
+            w, left = carry
+            w = jnp.where(left, direct(rhs, jnp.where(left, slope, 0)), w)
+            return w, jnp.zeros_like(left)
+
+        return unit * at_most_once(jnp.any(~done), factorised, (state, ~done))[0]
 
     def accelerate(state: Array) -> Array:
         def rest(w: Array) -> Array:

@@ -95,11 +95,6 @@ class DenseProblem(eqx.Module):
     tolerance: Float[Array, "*batch"] | None = None
     contracts: Bool[Array, "*batch"] | None = None
 
-    @property
-    def shares_matrix(self) -> bool:
-        """Whether all samples of the batch, which has one axis, have the same A."""
-        return self.matrix.shape[2:] == (1,)
-
     def astype(self, dtype: Any) -> "DenseProblem":
         """The same in another precision."""
 

@@ -106,10 +106,12 @@ def test_the_default_is_chosen_by_size():
     continuation = irnn.PseudoTransient(tolerance=1e-9)
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     in_chunks = irnn.InChunks(solver=continuation) if alone else continuation
-    assert chosen(32, 72) == continuation
+    assert chosen(16, 72) == continuation
     assert chosen(7, 10_000) == in_chunks
+    assert chosen(32, 10_000) == in_chunks
     explicit = irnn.Exponential(tolerance=1e-9)
-    assert chosen(33, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
+    assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
+    assert chosen(33, 10_000) == irnn.Cascade(solvers=(explicit, in_chunks))
 
     # Inside `shard_map` a device knows that its samples are its own.
     mesh = jax.make_mesh((1,), ("runs",), devices=jax.devices()[:1])

@@ -6,9 +6,12 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from irnn_jax.linear import BLOCKS_UP_TO
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import Problem, State
+from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
+from irnn_jax.solvers.refine import in_single_precision, settle_refined
+from irnn_jax.solvers.settle import Equation
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
 MAX_EVALUATIONS = 8
@@ -21,14 +24,28 @@ class Approach(NamedTuple):
     going: Bool[Array, "*batch"]
 
 
-def approach(problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> State:
-    """Y <- f(A Y + b) from y0 while the steps are long, for the samples whose map contracts.
+def approach(
+    problem: Problem,
+    y0: State,
+    tolerance: float | Array,
+    adjoint: diffrax.AbstractAdjoint,
+) -> tuple[State, Bool[Array, "*batch"]]:
+    """Y <- f(A Y + b) from y0, for the samples whose map contracts, and which of them are there.
 
-    A step of `rodas3` that is three of Newton's leaves the fourth power of the error, so that
-    eps^(1/4) is near enough for the last one. The others stay where they are.
+    With few neurons only while the steps are long, since one of Newton's then costs less than what
+    is left: a step of `rodas3` that is three of Newton's leaves the fourth power of the error, so
+    that eps^(1/4) is near enough for it. With more, to the end. The others stay where they are.
     """
+    nowhere = jnp.zeros(y0.shape[1:], bool)
     if problem.contracts is None:
-        return y0
+        return y0, nowhere
+    plain = isinstance(adjoint, diffrax.ForwardMode)
+    large = y0.ndim == 2 and len(y0) > BLOCKS_UP_TO
+    if plain and large and isinstance(problem, DenseProblem):
+        equation = Equation.of(problem)
+        start = in_single_precision(equation, y0)
+        refined = settle_refined(equation, start, problem.contracts, tolerance)
+        return jnp.where(refined.done, refined.y, y0), refined.done
     near = 5 * float(jnp.finfo(y0.dtype).eps) ** 0.25
 
     def advance(number: Array, carry: Approach) -> Approach:
@@ -37,4 +54,5 @@ def approach(problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> S
         return Approach(state, carry.going & (max_norm(state - carry.state) > near))
 
     start = Approach(y0, problem.contracts)
-    return repeat(advance, start, lambda carry: carry.going, MAX_EVALUATIONS, adjoint).state
+    last = repeat(advance, start, lambda carry: carry.going, MAX_EVALUATIONS, adjoint)
+    return last.state, nowhere

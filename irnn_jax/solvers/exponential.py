@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.activations import value_and_slope
 from irnn_jax.lazily import at_most_once
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
@@ -121,7 +120,7 @@ class Exponential:
         tolerance = tolerance_of(self, problem, y0.dtype)
         # Reverse mode can neither leave out what nobody needs, nor go through what follows.
         plain = isinstance(adjoint, diffrax.ForwardMode)
-        if plain and isinstance(problem, DenseProblem) and problem.shares_matrix:
+        if plain and isinstance(problem, DenseProblem) and y0.ndim == 2:
             # Steps with an error of a hundredth need no more than single precision.
             single, enough = problem.astype(jnp.float32), default_tolerance(jnp.float32)
             motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
@@ -192,12 +191,7 @@ class Exponential:
         adjoint: diffrax.AbstractAdjoint,
     ) -> Found:
         """The rest of the way, for the samples that settle."""
-        equation = Equation(
-            matrix=problem.matrix[..., 0],
-            drive=problem.drive,
-            function=lambda u, _: problem.activation(u),
-            slope=lambda u, _: value_and_slope(problem.activation, u)[1],
-        )
+        equation = Equation.of(problem)
         near = in_single_precision(equation, motion.state)
         refined = settle_refined(equation, near, motion.settling, tolerance)
         left = motion.settling & ~refined.done

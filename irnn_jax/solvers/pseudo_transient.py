@@ -17,12 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.approach import approach
-from irnn_jax.solvers.base import (
-    Solved,
-    check_positive,
-    integrate,
-    tolerance_of,
-)
+from irnn_jax.solvers.base import Solved, check_positive, integrate, tolerance_of
 from irnn_jax.solvers.count_steps import CountSteps
 from irnn_jax.solvers.rodas3 import Iterate, StepReport, iterate, rodas3
 
@@ -246,9 +241,10 @@ class PseudoTransient:
         """Where a batch stands before its first step, see `proceed`."""
         batch, dtype = y0.shape[1:], y0.dtype
         zeros = jnp.zeros(batch, dtype)
-        state = approach(problem, y0, adjoint)
+        state, there = approach(problem, y0, tolerance_of(self, problem, dtype), adjoint)
+        remaining = jnp.where(there, 0, jnp.full(batch, jnp.inf, dtype))
         return Progress(
-            at=iterate(problem, state, remaining=jnp.full(batch, jnp.inf, dtype), time=zeros),
+            at=iterate(problem, state, remaining=remaining, time=zeros),
             step_size=first,
             followed=jnp.full(batch, self.first_step, dtype),
             num_steps=zeros,

@@ -20,7 +20,6 @@ from irnn_jax.solvers.settle import (
     Equation,
     States,
     affine,
-    multiply,
     settle,
     unknown_chord,
 )
@@ -63,7 +62,7 @@ def settle_refined(
     """
     dtype, single = equation.drive.dtype, jnp.float32
     coarse = equation.astype(single)
-    chord = unknown_chord(coarse.matrix)
+    chord = unknown_chord(coarse)
     u = u.astype(single)
     first = tolerance if dtype == single else INNER * jnp.maximum(1, max_norm(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord)
@@ -113,9 +112,9 @@ def settle_refined(
 def in_single_precision(equation: Equation, y: States) -> States:
     """A y + b."""
     equation = equation.astype(jnp.float32)
-    return multiply(equation.matrix, y.astype(jnp.float32)) + equation.drive
+    return equation.times(y.astype(jnp.float32)) + equation.drive
 
 
 def _evaluated(equation: Equation, y: States, at: Refined) -> Refined:
-    u = multiply(equation.matrix, y) + equation.drive
+    u = equation.times(y) + equation.drive
     return at._replace(y=y, u=u, residual=equation.value(u) - y)

@@ -1,4 +1,4 @@
-"""u = b + A f(u) for a batch that shares A: one linearisation for all its samples.
+"""u = b + A f(u) for a batch: by itself, or with one linearisation for all samples that share A.
 
 With d the mean slope of f over the batch, and D' = diag(d),
 
@@ -13,7 +13,6 @@ For fresh weights that is 0.04 in place of 0.22, for four times as strong ones 0
 (spectral radii). The price is one factorisation a batch.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax import linear
+from irnn_jax.activations import value_and_slope
 from irnn_jax.lazily import at_most_once
 from irnn_jax.max_norm import max_norm
+from irnn_jax.problem import DenseProblem
 from irnn_jax.solvers.base import repeat
 
 States = Float[Array, "n batch"]
@@ -37,29 +39,56 @@ PLAIN_STEPS, CHORD_STEPS = 30, 40
 PLAIN_UP_TO, CHORD_UP_TO = 0.5, 0.9
 # What a chord usually takes.
 CHORD_EXPECTED = 5
+CHORD_FROM = 100
 # An error e leaves a residual of up to |I - D A| e.
 MARGIN = 0.25
 
-# Not in the three digits of TF32, as a GPU would by default.
-multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+# The same where each sample has a matrix of its own, and what comes next factorises it.
+OWN_UP_TO = 0.8
+
+
+def multiply(matrix: Float[Array, "n n"], vectors: States) -> States:
+    """M v, and not in the three digits of TF32, as a GPU would by default."""
+    return jnp.matmul(matrix, vectors, precision=jax.lax.Precision.HIGHEST)
 
 
 class Equation(NamedTuple):
     """u = b + A f(u).
 
     Attributes:
-        matrix: A, (n, n).
+        matrix: A, (n, n, 1), or (n, n, batch) of samples with their own.
         drive: b, (n, batch).
         function: u, parameters -> f(u), elementwise, on (n, batch).
         slope: f', likewise.
         parameters: arrays that f depends on, (n, batch) each.
     """
 
-    matrix: Float[Array, "n n"]
+    matrix: Float[Array, "n n shared"]
     drive: States
     function: Callable[[States, Any], States]
     slope: Callable[[States, Any], States]
     parameters: Any = ()
+
+    @classmethod
+    def of(cls, problem: DenseProblem) -> "Equation":
+        """Of a batch with one axis."""
+        return cls(
+            matrix=problem.matrix,
+            drive=problem.drive,
+            function=lambda u, _: problem.activation(u),
+            slope=lambda u, _: value_and_slope(problem.activation, u)[1],
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all samples have the same A."""
+        return self.matrix.shape[-1] == 1
+
+    def times(self, value: States) -> States:
+        """A f."""
+        if self.is_shared:
+            return multiply(self.matrix[..., 0], value)
+        return linear.multiply(self.matrix, value)
 
     def value(self, u: States) -> States:
         """f(u)."""
@@ -76,7 +105,9 @@ class Equation(NamedTuple):
         return self._replace(matrix=matrix, drive=drive, parameters=parameters)
 
 
-def affine(matrix: Float[Array, "n n"], drive: States, slope: States, offset: States) -> Equation:
+def affine(
+    matrix: Float[Array, "n n shared"], drive: States, slope: States, offset: States
+) -> Equation:
     """U = b + A (D u + c)."""
     return Equation(
         matrix=matrix,
@@ -126,18 +157,20 @@ class Limits(NamedTuple):
 
     Attributes:
         ratio: of successive changes.
-        price: steps that cost as much as a factorisation.
+        patience: steps before what is left is looked at.
+        remaining: steps that may be left.
         steps: in all.
     """
 
     ratio: float
-    price: float
+    patience: float
+    remaining: float
     steps: int
 
 
-def unknown_chord(matrix: Float[Array, "n n"]) -> Chord:
+def unknown_chord(equation: Equation) -> Chord:
     """Before a batch is linearised."""
-    zeros = jnp.zeros_like(matrix)
+    zeros = jnp.zeros_like(equation.matrix[..., 0])
     return Chord(mean=zeros[:, :1], response=zeros, known=jnp.zeros((), bool))
 
 
@@ -155,12 +188,16 @@ def settle(
     left, whose mean slope it takes. What neither brings to its end is not `done`, and of no use.
     """
     n, num_samples = u.shape
-    on_cpu = jax.default_backend() == "cpu"
-    price = FACTORISATION * n / max(num_samples, 1) if on_cpu else math.inf
+    with_chord = equation.is_shared and n > CHORD_FROM and jax.default_backend() == "cpu"
+    if with_chord:
+        price = FACTORISATION * n / max(num_samples, 1)
+        limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, PLAIN_STEPS)
+    else:
+        limits = Limits(OWN_UP_TO, 2, max(n, PLAIN_STEPS), PLAIN_STEPS)
 
     def plain(u: States, value: States) -> States:
         del u
-        return equation.drive + multiply(equation.matrix, value)
+        return equation.drive + equation.times(value)
 
     start = Settled(
         u=u,
@@ -170,16 +207,17 @@ def settle(
         done=jnp.zeros(num_samples, bool),
         num_steps=jnp.zeros(num_samples, u.dtype),
     )
-    first = _iterate(equation, plain, start, tolerance, Limits(PLAIN_UP_TO, price, PLAIN_STEPS))
-    if not on_cpu:
+    first = _iterate(equation, plain, start, tolerance, limits)
+    if not with_chord:
         return first, chord
 
-    def with_chord(carry: tuple[Settled, Chord]) -> tuple[Settled, Chord]:
+    def by_chord(carry: tuple[Settled, Chord]) -> tuple[Settled, Chord]:
         at, chord = carry
         left = going & ~at.done
 
         def linearise(_: Chord) -> Chord:
-            return _linearise(equation.matrix, equation.slope_at(at.u), left)
+            numbers = left & ~jnp.isnan(at.change)
+            return _linearise(equation.matrix[..., 0], equation.slope_at(at.u), numbers)
 
         chord = at_most_once(~chord.known, linearise, chord)
 
@@ -189,10 +227,10 @@ def settle(
 
         at = at._replace(going=left)
         return _iterate(
-            equation, step, at, tolerance, Limits(CHORD_UP_TO, math.inf, CHORD_STEPS)
+            equation, step, at, tolerance, Limits(CHORD_UP_TO, 0, math.inf, CHORD_STEPS)
         ), chord
 
-    return at_most_once(jnp.any(going & ~first.done), with_chord, (first, chord))
+    return at_most_once(jnp.any(going & ~first.done), by_chord, (first, chord))
 
 
 def _linearise(matrix: Float[Array, "n n"], slope: States, counted: Bool[Array, " batch"]) -> Chord:
@@ -227,9 +265,9 @@ def _iterate(
         left = change * ratio / (1 - jnp.minimum(ratio, limits.ratio)) ** 2
         done = at.going & (left <= MARGIN * tolerance)
         remaining = jnp.log(MARGIN * tolerance / left) / jnp.log(ratio)
-        # One that needs the chord is enough, which then serves all.
-        soon = (number < limits.price) | (remaining <= limits.price + CHORD_EXPECTED)
-        soon = soon | (number == 0) | ~at.going
+        # One that needs something else is enough, which then serves all.
+        soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= limits.remaining)
+        soon = soon | ~at.going
         return Settled(
             u=u,
             value=value,
