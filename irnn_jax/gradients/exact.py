@@ -11,7 +11,7 @@ from irnn_jax.problem import State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exact:
-    """Solve (I - J^T) w = g: directly for a network, by iteration for a wide one and for a cell.
+    """Solve (I - J^T) w = g: directly for small networks, else by iteration, where it converges.
 
     The solve's own relative residual is computed; a sample above `tolerance` is taken out of the
     gradient and reported.
@@ -19,8 +19,8 @@ class Exact:
     Attributes:
         tolerance: largest relative residual that is accepted; None: eps^(1/2) of the dtype.
         linear_solver: a lineax solver for the matrix-free entry, for instance `lineax.BiCGStab`;
-            None: GMRES. A network up to 100 neurons is solved directly, a wider one by Anderson
-            acceleration, and by GMRES where that does not end.
+            None: GMRES. A network of up to 16 neurons is solved directly; of more by iteration,
+            and where that is slow directly, or, beyond 100, by Anderson acceleration or GMRES.
     """
 
     tolerance: float | None = None

@@ -1,4 +1,4 @@
-"""The flow by an explicit exponential method, and Anderson acceleration where it settles."""
+"""The flow by an explicit exponential method, and faster iterations where it settles."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """Follow the flow with products with A alone, then accelerate: for wide layers.
+    """Follow the flow with products with A alone, then settle: for wide layers.
 
     The decay -Y is integrated exactly and f(A Y + b) to second order (ETD2RK: Cox and Matthews,
     "Exponential time differencing for stiff systems", J. Comput. Phys. 176, 2002):
@@ -77,19 +77,20 @@ class Exponential:
         Y1 = a + (h - 1 + e^-h)/h (f(A a + b) - f(A Y + b))
 
     and the last term is the error of a, by which h is chosen. Two products with A a step. Where
-    the steps contract towards an equilibrium less than `accelerate_within` ahead, Anderson
-    acceleration goes there; a sample that it leads elsewhere counts as not converged. Strong
-    weights make the flow stiff, and the steps short: then `PseudoTransient` is faster, and
+    the steps contract towards an equilibrium less than `accelerate_within` ahead, what settles
+    there is iterated (`solvers/settle.py`), and what does not by Anderson acceleration; a sample
+    that is led elsewhere counts as not converged. In float64 the flow and most of the iterations
+    are in float32, and the residual decides (`solvers/refine.py`). Strong weights make the flow
+    stiff, and the steps short: then `PseudoTransient` is faster, and
     `Cascade(solvers=(Exponential(), PseudoTransient()))` has both.
 
     Attributes:
         first_step: h of the first step, in units of the layer's time constant.
         error_tolerance: the error of a step, in activities, that h aims for.
         reject_above: a step with a larger error than this is taken back.
-        accelerate_within: the distance to the equilibrium, in activities, that Anderson
-            acceleration may go.
+        accelerate_within: the distance to the equilibrium, in activities, that is not followed.
         max_steps: along the flow, rejected ones included.
-        acceleration: the method for the rest of the way; its tolerance is not used.
+        acceleration: for what does not settle by itself; its tolerance is not used.
         polish: the same for the last digits, next to a fold.
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """

@@ -9,8 +9,8 @@ Newton's method with D' in place of a sample's own D (a chord), and of the error
 
     (I - A D')^-1 A (D - D')   in place of   A D.
 
-For fresh weights that is 0.04 in place of 0.22, for four times as strong ones 0.2 in place of 0.64
-(spectral radii). The price is one factorisation a batch.
+For fresh weights that is 0.04 in place of 0.23 (spectral radii: `python -m benchmarks.chord`). The
+price is one factorisation a batch.
 """
 
 import math

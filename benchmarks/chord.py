@@ -1,0 +1,91 @@
+"""What one linearisation for a whole batch is worth.
+
+    python -m benchmarks.chord
+
+784-256-10, 1,024 samples, weights of standard deviation gain/sqrt(n). Spectral radii, over a few
+samples, of what a step leaves of the error: D A of a plain step, (I - A D')^-1 A (D - D') of a
+chord's. Steps to a change below 1e-10, slowest sample.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.regimes import Cell, Random, Task, draw
+from irnn_jax.network import connections, drive
+from irnn_jax.problem import DenseProblem
+from irnn_jax.solvers.settle import Chord, Equation, settle, unknown_chord
+
+GAINS, SAMPLES, SOME, TOLERANCE = (1, 2, 3, 4), 1024, 4, 1e-10
+
+
+def equation_of(gain: float) -> Equation:
+    """A batch's equation."""
+    cell = Cell(
+        regime="c",
+        task=Task.GRADIENT,
+        sizes=(784, 256, 10),
+        weights=Random(gain),
+        runs=1,
+        batch=SAMPLES,
+    )
+    case = draw(cell, "float64")
+    net, x = jax.tree.map(lambda leaf: leaf[0], case.net), case.x[0, 0]
+    matrix, b = connections(net, x.dtype), drive(net, x)
+    problem = DenseProblem(matrix=matrix[:, :, None], drive=b.T, activation=jax.nn.sigmoid)
+    return Equation.of(problem)
+
+
+def plain_steps(equation: Equation) -> int:
+    """Until the change is below the tolerance."""
+    u = equation.drive
+    for number in itertools.count(1):
+        after = equation.drive + equation.times(equation.value(u))
+        if jnp.max(jnp.abs(equation.value(after) - equation.value(u))) < TOLERANCE:
+            return number
+        u = after
+    raise AssertionError
+
+
+def radii(equation: Equation, u: jax.Array, chord: Chord) -> tuple[float, float]:
+    """Of a plain step and of a chord's, the largest over some samples."""
+    matrix, slope = np.asarray(equation.matrix[..., 0]), np.asarray(equation.slope_at(u))
+    response, mean = np.asarray(chord.response), np.asarray(chord.mean)
+
+    def radius(m: np.ndarray) -> float:
+        return float(np.max(np.abs(np.linalg.eigvals(m))))
+
+    return (
+        max(radius(matrix * slope[:, i]) for i in range(SOME)),
+        max(radius(response * (slope[:, i] - mean[:, 0])) for i in range(SOME)),
+    )
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    table = Table(title="784-256-10, 1,024 samples, float64")
+    for column in ("gain", "radius, plain", "radius, chord", "steps, plain", "plain, then chord"):
+        table.add_column(column, justify="right")
+    for gain in GAINS:
+        equation = equation_of(gain)
+        going = jnp.ones(SAMPLES, bool)
+        start = unknown_chord(equation)
+        settled, chord = settle(equation, equation.drive, going, TOLERANCE, start)
+        assert bool(jnp.all(settled.done))
+        plain, by_chord = radii(equation, settled.u, chord)
+        table.add_row(
+            f"{gain}",
+            f"{plain:.2f}",
+            f"{by_chord:.2f}",
+            f"{plain_steps(equation)}",
+            f"{int(jnp.max(settled.num_steps))}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
