@@ -1,5 +1,6 @@
 """Every way to factorise, in every size and dtype, against numpy."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,16 +26,13 @@ def systems(n, batch, dtype):
 def test_solves_and_the_determinants_sign(n, dtype, batch):
     matrices, rhs = systems(n, batch, dtype)
 
-    @jax.jit
-    def solve(matrices, rhs):
-        factors = factorize(matrices)
-        return (
-            factors.solve(rhs),
-            factors.solve_transposed(rhs),
-            factors.determinant_is_positive(),
-        )
-
-    x, transposed, positive = solve(jnp.asarray(matrices), jnp.asarray(rhs))
+    # One call after the other: in one program three of LAPACK's loops over a batch at a time can
+    # wait for each other for ever (jax 0.10 on two cores).
+    factors = jax.block_until_ready(jax.jit(factorize)(jnp.asarray(matrices)))
+    x = jax.block_until_ready(eqx.filter_jit(lambda f, r: f.solve(r))(factors, jnp.asarray(rhs)))
+    transposed = eqx.filter_jit(lambda f, r: f.solve_transposed(r))(factors, jnp.asarray(rhs))
+    jax.block_until_ready(transposed)
+    positive = eqx.filter_jit(lambda f: f.determinant_is_positive())(factors)
     assert x.dtype == transposed.dtype == dtype
     samples = np.moveaxis(matrices, -1, 0).astype("float64")
     right = rhs.T[:, :, None]
