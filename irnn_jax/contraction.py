@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, slope_bound
 
-# With more neurons the two products below cost more than some thirty of A with all samples, which
-# is what the flow takes, unless there are so many of these.
-PROVE_UP_TO, NEURONS_PER_SAMPLE = 32, 16
+# With more neurons the two products below cost more than eight of A with all samples, unless there
+# are so many of these.
+PROVE_UP_TO, NEURONS_PER_SAMPLE = 32, 4
 # Kept free for rounding, of the product L |A|.
 MARGIN = 1e-3
 
