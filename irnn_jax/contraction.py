@@ -1,12 +1,11 @@
 """Whether a network has one equilibrium only, so that nobody need ask where the flow goes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, slope_bound
+from irnn_jax.linear import matmul
 
 # With more neurons the two products below cost more than eight of A with all samples, unless there
 # are so many of these.
@@ -29,9 +28,7 @@ def contracts(
     if slope is None or n > max(PROVE_UP_TO, NEURONS_PER_SAMPLE * num_samples):
         return None
     matrix = slope * jax.lax.stop_gradient(matrix)
-    # Not in the three digits of TF32, as a GPU would by default.
-    multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    square = multiply(matrix.T, matrix)
-    fourth = multiply(square, square)
+    square = matmul(matrix.T, matrix)
+    fourth = matmul(square, square)
     # NaN and Inf compare false.
     return jnp.sum(fourth**2) < (1 - MARGIN) ** 8

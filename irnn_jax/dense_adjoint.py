@@ -25,10 +25,7 @@ from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
 from irnn_jax.solvers.refine import settle_refined
-from irnn_jax.solvers.settle import affine
-
-# Of fewer neurons a factorisation costs less than the iteration.
-SETTLE_FROM = BLOCKS_UP_TO
+from irnn_jax.solvers.settle import FACTORISE_UP_TO, affine
 
 
 def dense_adjoint_system(
@@ -118,7 +115,7 @@ def _solve(
     Where the systems are too large for that, what does not settle is accelerated, or mended.
     """
     n = len(rhs)
-    if n <= SETTLE_FROM or rhs.ndim != 2:
+    if n <= FACTORISE_UP_TO:
         return direct(rhs, slope)
     accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     # In units of its largest number: squares of small ones leave float32's range.
@@ -129,13 +126,10 @@ def _solve(
     state, done = jnp.where(done, state, rhs), done | (size == 0)
     if n <= DIRECT_UP_TO:
 
-        def factorised(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            # Whatever does not change in a loop XLA computes before it, entered or not.
-            w, left = carry
-            w = jnp.where(left, direct(rhs, jnp.where(left, slope, 0)), w)
-            return w, jnp.zeros_like(left)
+        def factorised(state: Array, slope: Array) -> Array:
+            return jnp.where(done, state, direct(rhs, slope))
 
-        return unit * at_most_once(jnp.any(~done), factorised, (state, ~done))[0]
+        return unit * at_most_once(jnp.any(~done), factorised, state, slope)
 
     def accelerate(state: Array) -> Array:
         def rest(w: Array) -> Array:
@@ -145,12 +139,12 @@ def _solve(
         found = anderson.accelerate(rest, state, accuracy, forward)
         failed = ~(max_norm(found.velocity) <= accuracy)
 
-        def mend(state: Array) -> Array:
+        def mend(state: Array, rhs: Array) -> Array:
             # The other samples have nothing left to solve.
             mended = gmres(lambda w: w - operator(w), jnp.where(failed, rhs, 0), accuracy)
             return jnp.where(failed, mended, state)
 
-        return at_most_once(jnp.any(failed), mend, found.state)
+        return at_most_once(jnp.any(failed), mend, found.state, rhs)
 
     return unit * at_most_once(jnp.any(~done), accelerate, state)
 

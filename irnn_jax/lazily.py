@@ -1,7 +1,7 @@
 """Work that is only done where it is needed, also under `vmap`."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,20 @@ import jax.numpy as jnp
 T = TypeVar("T")
 
 
-def at_most_once(needed: jax.Array, work: Callable[[T], T], state: T) -> T:
-    """`work(state)` where `needed`, else `state`; not evaluated for a batch that needs it nowhere.
+def at_most_once(needed: jax.Array, work: Callable[..., T], state: T, *given: Any) -> T:
+    """`work(state, *given)` where `needed`, else `state`; not evaluated where nobody needs it.
 
     Under `vmap` a `lax.cond` becomes a selection between two branches that are both evaluated. A
     loop is entered only while one sample of the batch is left. No reverse mode goes through it.
+
+    What does not change in a loop XLA computes before it, entered or not: whatever is costly must
+    come from `state` or `given`, arrays which the loop changes, and not from a closure.
     """
 
-    def body(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
-        return jnp.zeros_like(carry[0]), work(carry[1])
+    def body(carry: tuple[jax.Array, T, Any]) -> tuple[jax.Array, T, Any]:
+        needed, state, given = carry
+        after = work(state, *given)
+        return jnp.zeros_like(needed), after, jax.tree.map(jnp.zeros_like, given)
 
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), body, (needed, state))[1]
+    start = (needed, state, given)
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)[1]

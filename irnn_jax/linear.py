@@ -235,6 +235,11 @@ def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:
     return Lapack(lu=factors, permutation=permutation, odd=odd, batch=batch)
 
 
+def matmul(a: Float[Array, "l m"], b: Float[Array, "m n"]) -> Float[Array, "l n"]:
+    """A B, and not in the three digits of TF32, as a GPU would by default."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def multiply(
     matrix: Float[Array, "m n *shared"], vector: Float[Array, "n *batch"]
 ) -> Float[Array, "m *batch"]:
@@ -244,6 +249,6 @@ def multiply(
     if max(m, n) <= (UNROLL_SHARED_UP_TO if shared else UNROLL_UP_TO):
         return _columns(matrix, vector)
     if shared:
-        product = matrix.reshape(m, n) @ vector.reshape(n, -1)
-        return product.reshape(m, *vector.shape[1:])
-    return jnp.einsum("ij...,j...->i...", matrix, vector)
+        return matmul(matrix.reshape(m, n), vector.reshape(n, -1)).reshape(m, *vector.shape[1:])
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("ij...,j...->i...", matrix, vector, precision=highest)

@@ -95,14 +95,6 @@ class DenseProblem(eqx.Module):
     tolerance: Float[Array, "*batch"] | None = None
     contracts: Bool[Array, "*batch"] | None = None
 
-    def astype(self, dtype: Any) -> "DenseProblem":
-        """The same in another precision."""
-
-        def convert(leaf: Array) -> Array:
-            return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-        return jax.tree.map(convert, self)
-
     def map(self, y: State) -> State:
         """f(A Y + b)."""
         return self.activation(multiply(self.matrix, y) + self.drive)

@@ -28,8 +28,9 @@ def find_unstable(
     undecided = asked & ~(norm < 1)
     return at_most_once(
         jnp.any(undecided),
-        lambda unstable: undecided & _unstable(jacobian, undecided),
+        lambda _, jacobian: undecided & _unstable(jacobian, undecided),
         jnp.zeros_like(undecided),
+        jacobian,
     )
 
 

@@ -6,12 +6,11 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from irnn_jax.linear import BLOCKS_UP_TO
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
 from irnn_jax.solvers.refine import in_single_precision, settle_refined
-from irnn_jax.solvers.settle import Equation
+from irnn_jax.solvers.settle import FACTORISE_UP_TO, Equation
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
 MAX_EVALUATIONS = 8
@@ -40,7 +39,7 @@ def approach(
     if problem.contracts is None:
         return y0, nowhere
     plain = isinstance(adjoint, diffrax.ForwardMode)
-    large = y0.ndim == 2 and len(y0) > BLOCKS_UP_TO
+    large = y0.ndim == 2 and len(y0) > FACTORISE_UP_TO
     if plain and large and isinstance(problem, DenseProblem):
         equation = Equation.of(problem)
         start = in_single_precision(equation, y0)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.lazily import at_most_once
 from irnn_jax.max_norm import max_norm
+from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.anderson import Anderson
 from irnn_jax.solvers.base import (
@@ -43,13 +44,6 @@ class Motion(NamedTuple):
     settling: Bool[Array, "*batch"]
     time: Float[Array, "*batch"]
     num_steps: Float[Array, "*batch"]
-
-    def astype(self, dtype: Any) -> "Motion":
-        """The same in another precision."""
-        inexact = self._replace(settling=None)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), inexact)._replace(
-            settling=self.settling
-        )
 
 
 class Found(NamedTuple):
@@ -123,10 +117,10 @@ class Exponential:
         plain = isinstance(adjoint, diffrax.ForwardMode)
         if plain and isinstance(problem, DenseProblem) and y0.ndim == 2:
             # Steps with an error of a hundredth need no more than single precision.
-            single, enough = problem.astype(jnp.float32), default_tolerance(jnp.float32)
+            single, enough = in_precision(problem, jnp.float32), default_tolerance(jnp.float32)
             motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
             rest = motion.settling | (max_norm(motion.velocity) <= enough)
-            motion = motion.astype(y0.dtype)._replace(settling=rest)
+            motion = in_precision(motion, y0.dtype)._replace(settling=rest)
             found = self._settle(problem, motion, tolerance, adjoint)
         else:
             motion = self._follow(problem, y0, tolerance, adjoint)
@@ -158,13 +152,14 @@ class Exponential:
         # With one equilibrium only there is no flow to follow.
         contracts = jnp.zeros(batch, bool) if problem.contracts is None else problem.contracts
 
-        def first_velocity(_: State) -> State:
+        def first_velocity(_: State, y0: State) -> State:
             return problem.map(y0) - y0
 
+        still = jnp.zeros_like(y0)
         if isinstance(adjoint, diffrax.ForwardMode):
-            velocity = at_most_once(jnp.any(~contracts), first_velocity, jnp.zeros_like(y0))
+            velocity = at_most_once(jnp.any(~contracts), first_velocity, still, y0)
         else:
-            velocity = first_velocity(y0)
+            velocity = first_velocity(still, y0)
         start = Motion(
             state=y0,
             velocity=velocity,

@@ -4,12 +4,11 @@ import dataclasses
 from typing import Any
 
 import diffrax
-import jax
 import jax.numpy as jnp
 
-from irnn_jax.max_norm import max_norm
+from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, default_tolerance, velocity
+from irnn_jax.solvers.base import Solved, default_tolerance, residual_of
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient, newton_step_size
 
@@ -49,13 +48,11 @@ class MixedPrecision:
         if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
             return self.solver.solve(problem, y0, adjoint)
         # The coarse solve is to the accuracy of float32, whatever the tolerance.
-        tolerance = jnp.full(y0.shape[1:], default_tolerance(jnp.float32))
-        single = dataclasses.replace(problem, tolerance=tolerance)
-        single = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == y0.dtype else leaf, single
-        )
+        enough = default_tolerance(jnp.float32)
+        tolerance = jnp.full(y0.shape[1:], enough)
+        single = in_precision(dataclasses.replace(problem, tolerance=tolerance), jnp.float32)
         found = self.solver.solve(single, y0.astype(jnp.float32), adjoint)
-        rests = max_norm(velocity(None, found.state, single)) <= single.tolerance
+        rests = residual_of(single, found) <= enough
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         first = jnp.where(rests, newton_step_size(y0.dtype), self.solver.first_step)
         first = first.astype(y0.dtype)

@@ -67,15 +67,15 @@ def settle_refined(
     first = tolerance if dtype == single else INNER * jnp.maximum(1, max_norm(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord)
     y = settled.value.astype(dtype)
+    after, residual = _evaluated(equation, y)
     start = Refined(
         y=y,
-        u=y,
-        residual=y,
+        u=after,
+        residual=residual,
         going=going & jnp.isfinite(settled.change),
         done=jnp.zeros_like(going),
         num_steps=settled.num_steps.astype(dtype),
     )
-    start = _evaluated(equation, y, start)
     if dtype == single:
         return start._replace(done=settled.done & (max_norm(start.residual) <= tolerance))
 
@@ -90,17 +90,17 @@ def settle_refined(
         tangent = affine(coarse.matrix, none, slope, rhs)
         found, chord = settle(tangent, none, at.going, INNER, chord)
         step = unit * found.value.astype(dtype)
-        after = _evaluated(equation, jnp.where(at.going, at.y + step, at.y), at)
+        y = jnp.where(at.going, at.y + step, at.y)
+        u, residual = _evaluated(equation, y)
         # A residual r leaves an error of r/rate in y and r/rate^2 in the gradient. The correction
         # has shown what 1/rate is.
         slowness = jnp.maximum(1, max_norm(step) / unit)
-        size = max_norm(after.residual)
+        size = max_norm(residual)
         done = at.going & (size * slowness**2 <= tolerance)
         # A correction that falls short of its tolerance is one all the same.
         going = at.going & ~done & (size < unit / 4)
         num_steps = at.num_steps + found.num_steps + at.going.astype(dtype)
-        after = after._replace(going=going, done=at.done | done, num_steps=num_steps)
-        return number + 1, after, chord
+        return number + 1, Refined(y, u, residual, going, at.done | done, num_steps), chord
 
     def unfinished(carry: tuple[Array, Refined, Chord]) -> Bool[Array, ""]:
         return (carry[0] < CORRECTIONS) & jnp.any(carry[1].going)
@@ -115,6 +115,7 @@ def in_single_precision(equation: Equation, y: States) -> States:
     return equation.times(y.astype(jnp.float32)) + equation.drive
 
 
-def _evaluated(equation: Equation, y: States, at: Refined) -> Refined:
+def _evaluated(equation: Equation, y: States) -> tuple[States, States]:
+    """A y + b and the residual f(A y + b) - y."""
     u = equation.times(y) + equation.drive
-    return at._replace(y=y, u=u, residual=equation.value(u) - y)
+    return u, equation.value(u) - y

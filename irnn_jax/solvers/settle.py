@@ -26,7 +26,8 @@ from irnn_jax import linear
 from irnn_jax.activations import value_and_slope
 from irnn_jax.lazily import at_most_once
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import DenseProblem
+from irnn_jax.precision import in_precision
+from irnn_jax.problem import DIRECT_UP_TO, DenseProblem
 from irnn_jax.solvers.base import repeat
 
 States = Float[Array, "n batch"]
@@ -34,22 +35,16 @@ States = Float[Array, "n batch"]
 # On a CPU a factorisation with its n solves takes as long as n/N times so many products with N
 # samples. Elsewhere products are too fast for it to pay.
 FACTORISATION = 3.0
-PLAIN_STEPS, CHORD_STEPS = 30, 40
-# The ratio of successive changes from which on something else is faster.
-PLAIN_UP_TO, CHORD_UP_TO = 0.5, 0.9
 # What a chord usually takes.
 CHORD_EXPECTED = 5
-CHORD_FROM = 100
+PLAIN_STEPS = 30
+# The ratio of successive changes from which on something else is faster: the chord, or, without
+# one, a factorisation for every sample.
+PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.8
 # An error e leaves a residual of up to |I - D A| e.
 MARGIN = 0.25
-
-# The same where each sample has a matrix of its own, and what comes next factorises it.
-OWN_UP_TO = 0.8
-
-
-def multiply(matrix: Float[Array, "n n"], vectors: States) -> States:
-    """M v, and not in the three digits of TF32, as a GPU would by default."""
-    return jnp.matmul(matrix, vectors, precision=jax.lax.Precision.HIGHEST)
+# Of so few neurons a factorisation for every sample costs less than all this.
+FACTORISE_UP_TO = linear.BLOCKS_UP_TO
 
 
 class Equation(NamedTuple):
@@ -86,8 +81,6 @@ class Equation(NamedTuple):
 
     def times(self, value: States) -> States:
         """A f."""
-        if self.is_shared:
-            return multiply(self.matrix[..., 0], value)
         return linear.multiply(self.matrix, value)
 
     def value(self, u: States) -> States:
@@ -101,14 +94,14 @@ class Equation(NamedTuple):
     def astype(self, dtype: Any) -> "Equation":
         """The same in another precision."""
         arrays = (self.matrix, self.drive, self.parameters)
-        matrix, drive, parameters = jax.tree.map(lambda leaf: leaf.astype(dtype), arrays)
+        matrix, drive, parameters = in_precision(arrays, dtype)
         return self._replace(matrix=matrix, drive=drive, parameters=parameters)
 
 
 def affine(
     matrix: Float[Array, "n n shared"], drive: States, slope: States, offset: States
 ) -> Equation:
-    """U = b + A (D u + c)."""
+    """The equation u = b + A (D u + c)."""
     return Equation(
         matrix=matrix,
         drive=drive,
@@ -168,6 +161,9 @@ class Limits(NamedTuple):
     steps: int
 
 
+CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, steps=40)
+
+
 def unknown_chord(equation: Equation) -> Chord:
     """Before a batch is linearised."""
     zeros = jnp.zeros_like(equation.matrix[..., 0])
@@ -188,12 +184,12 @@ def settle(
     left, whose mean slope it takes. What neither brings to its end is not `done`, and of no use.
     """
     n, num_samples = u.shape
-    with_chord = equation.is_shared and n > CHORD_FROM and jax.default_backend() == "cpu"
+    with_chord = equation.is_shared and n > DIRECT_UP_TO and jax.default_backend() == "cpu"
     if with_chord:
         price = FACTORISATION * n / max(num_samples, 1)
         limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, PLAIN_STEPS)
     else:
-        limits = Limits(OWN_UP_TO, 2, max(n, PLAIN_STEPS), PLAIN_STEPS)
+        limits = Limits(ALONE_UP_TO, 2, PLAIN_STEPS, PLAIN_STEPS)
 
     def plain(u: States, value: States) -> States:
         del u
@@ -223,12 +219,10 @@ def settle(
 
         def step(u: States, value: States) -> States:
             inner = value - chord.mean * (u - equation.drive)
-            return equation.drive + multiply(chord.response, inner)
+            return equation.drive + linear.matmul(chord.response, inner)
 
         at = at._replace(going=left)
-        return _iterate(
-            equation, step, at, tolerance, Limits(CHORD_UP_TO, 0, math.inf, CHORD_STEPS)
-        ), chord
+        return _iterate(equation, step, at, tolerance, CHORD_LIMITS), chord
 
     return at_most_once(jnp.any(going & ~first.done), by_chord, (first, chord))
 
@@ -248,7 +242,7 @@ def _iterate(
     tolerance: float | Float[Array, " batch"],
     limits: Limits,
 ) -> Settled:
-    """U <- step(u, f(u)) until each sample is done, or slow.
+    """Repeat u <- step(u, f(u)) until each sample is done, or slow.
 
     Samples that have ended take the steps of the others too: to keep them would cost as much as
     the rest of the arithmetic on them.

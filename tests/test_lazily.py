@@ -1,0 +1,32 @@
+"""Work that nobody needs is not done, under `vmap` either, where XLA could do it beforehand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from irnn_jax.lazily import at_most_once
+from irnn_jax.spectrum import find_unstable
+
+
+@pytest.mark.parametrize("needed", [[False, False], [False, True]])
+def test_what_is_given_is_only_worked_on_where_it_is_needed(needed):
+    matrices = jnp.stack([2 * jnp.eye(3), 4 * jnp.eye(3)])
+
+    def solve(needed, matrix):
+        return at_most_once(needed, lambda _, m: jnp.linalg.inv(m), matrix, matrix)
+
+    found = jax.jit(jax.vmap(solve))(jnp.asarray(needed), matrices)
+    inverses = np.linalg.inv(matrices)
+    np.testing.assert_allclose(found, np.where(np.reshape(needed, (2, 1, 1)), inverses, matrices))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="names a kernel of LAPACK")
+def test_eigenvalues_stay_inside_the_loop():
+    """Of a batch that needs none: their computation is no part of what runs in any case."""
+    jacobians, asked = jnp.zeros((12, 6, 7, 7)), jnp.ones((12, 6), bool)
+    compiled = jax.jit(jax.vmap(find_unstable)).lower(jacobians, asked).compile()
+    program = str(compiled.as_text())
+    always = program[program.index("ENTRY") :]
+    assert "geev" in program
+    assert "geev" not in always
