@@ -32,7 +32,7 @@ AT_REST, SAME = 1e-9, 1e-5
 STAGES = ((0.05, 1000), (0.1, 500), (0.1, 1000), (0.1, 1500))  # (step, steps)
 SOLVERS = {
     "default": {},
-    # What `Auto` takes for more than 32 neurons.
+    # What `Auto` takes for more neurons.
     "wide": {"solver": irnn.Cascade(solvers=(irnn.Exponential(), irnn.PseudoTransient()))},
     "exponential": {"solver": irnn.Exponential()},
     "checked": {"check_stability": True},
