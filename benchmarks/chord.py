@@ -73,7 +73,7 @@ def main() -> None:
     for gain in GAINS:
         equation = equation_of(gain)
         going = jnp.ones(SAMPLES, bool)
-        start = unknown_chord(equation)
+        start = unknown_chord(equation.matrix)
         settled, chord = settle(equation, equation.drive, going, TOLERANCE, start)
         assert bool(jnp.all(settled.done))
         plain, by_chord = radii(equation, settled.u, chord)

@@ -1,14 +1,15 @@
 """The adjoint's linear systems (I - A^T D) w = g of a network, for a batch that lies last.
 
 Solved directly up to `DIRECT_UP_TO` neurons, with one step of iterative refinement, which squares
-the relative error that a factorisation without pivots leaves. A wide system is iterated with
-Anderson acceleration, whose products with A all samples share, and solved by GMRES where that does
-not end: an equilibrium that an iteration reaches has an adjoint that an iteration reaches, since
-their rates are the same.
+the relative error that a factorisation without pivots leaves. Wide systems are iterated, with
+products that all samples share: an equilibrium that an iteration reaches has an adjoint that an
+iteration reaches, since their rates are the same. A sample for which it does not end, with Anderson
+acceleration either, is solved directly, one after the other, which takes the memory of one.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -16,7 +17,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.gradients import AdjointSystem
-from irnn_jax.krylov import gmres
 from irnn_jax.lazily import at_most_once
 from irnn_jax.linear import BLOCKS_UP_TO, factorize, multiply, product
 from irnn_jax.max_norm import max_norm
@@ -24,8 +24,9 @@ from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
-from irnn_jax.solvers.refine import settle_refined
-from irnn_jax.solvers.settle import FACTORISE_UP_TO, affine
+from irnn_jax.solvers.in_pieces import where_it_pays
+from irnn_jax.solvers.refine import Refined, first_chord, settle_refined
+from irnn_jax.solvers.settle import FACTORISE_UP_TO, Chord, Equation, affine
 
 
 def dense_adjoint_system(
@@ -40,7 +41,7 @@ def dense_adjoint_system(
         return jax.lax.custom_linear_solve(
             lambda w: w - multiply(transpose, slope * w),
             rhs,
-            lambda _, g: solve_adjoint(matrix[:, :, None], slope, g),
+            lambda _, g: solve_adjoint(transpose, slope, g),
             lambda _, g: solve_tangent(matrix[:, :, None], slope, g),
         )
 
@@ -52,29 +53,44 @@ def dense_adjoint_system(
     )
 
 
-def _solve_adjoint(matrix: Array, slope: Array, rhs: Array) -> Array:
-    """(I - A^T D) w = g."""
-    transpose = jnp.swapaxes(matrix, 0, 1)
+class Kind(NamedTuple):
+    """What is known of w - K w = g for a batch.
+
+    Attributes:
+        operator: K w.
+        direct: g, slope -> w, by a factorisation for each sample.
+        equation: g -> the same as an equation u = b + A f(u).
+        first: g -> a first guess of its u.
+        solution: what was found of the equation -> w.
+    """
+
+    operator: Callable[[Array], Array]
+    direct: Callable[[Array, Array], Array]
+    equation: Callable[[Array], Equation]
+    first: Callable[[Array], Array]
+    solution: Callable[[Refined], Array]
+
+
+def _adjoint(transpose: Array, slope: Array) -> Kind:
+    """(I - A^T D) w = g, of A^T."""
 
     def direct(rhs: Array, slope: Array) -> Array:
-        factors = factorize(_identity_minus_jacobian(matrix, slope))
+        factors = factorize(_identity_minus_jacobian(jnp.swapaxes(transpose, 0, 1), slope))
         w = factors.solve_transposed(rhs)
         return w + factors.solve_transposed(rhs - w + _times(transpose, slope * w))
 
     # w = g + A^T v with v = D w.
-    def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
-        equation = affine(transpose, rhs, slope, jnp.zeros_like(rhs))
-        found = settle_refined(equation, rhs, jnp.any(rhs != 0, axis=0), tolerance)
-        return found.u, found.done
-
-    def operator(w: Array) -> Array:
-        return multiply(transpose, slope * w)
-
-    return _solve(operator, rhs, settled, direct, slope)
+    return Kind(
+        operator=lambda w: multiply(transpose, slope * w),
+        direct=direct,
+        equation=lambda rhs: affine(transpose, rhs, slope, jnp.zeros_like(rhs)),
+        first=lambda rhs: rhs,
+        solution=lambda found: found.u,
+    )
 
 
-def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
-    """(I - D A) v = r."""
+def _tangent(matrix: Array, slope: Array) -> Kind:
+    """(I - D A) v = r, of A."""
 
     def direct(rhs: Array, slope: Array) -> Array:
         factors = factorize(_identity_minus_jacobian(matrix, slope))
@@ -82,20 +98,31 @@ def _solve_tangent(matrix: Array, slope: Array, rhs: Array) -> Array:
         return v + factors.solve(rhs - v + slope * _times(matrix, v))
 
     # v = r + D u with u = A v.
-    def settled(rhs: Array, tolerance: float) -> tuple[Array, Array]:
-        none = jnp.zeros_like(rhs)
-        equation = affine(matrix, none, slope, rhs)
-        found = settle_refined(equation, none, jnp.any(rhs != 0, axis=0), tolerance)
-        return found.y, found.done
-
-    def operator(v: Array) -> Array:
-        return slope * multiply(matrix, v)
-
-    return _solve(operator, rhs, settled, direct, slope)
+    return Kind(
+        operator=lambda v: slope * multiply(matrix, v),
+        direct=direct,
+        equation=lambda rhs: affine(matrix, jnp.zeros_like(rhs), slope, rhs),
+        first=jnp.zeros_like,
+        solution=lambda found: found.y,
+    )
 
 
-solve_adjoint = side_by_side(_solve_adjoint, (2, 1, 1), 1)
-solve_tangent = side_by_side(_solve_tangent, (2, 1, 1), 1)
+def _solve(kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rhs: Array) -> Array:
+    """Directly with few neurons; else by iteration, in pieces that stay in the cache."""
+    n, count = rhs.shape
+    if n <= FACTORISE_UP_TO:
+        return kind(matrix, slope).direct(rhs, slope)
+
+    def piece(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Array]:
+        del seen
+        matrix, slope, rhs = part
+        return _iterate(kind, matrix, slope, rhs, chord, count)
+
+    return where_it_pays(piece, first_chord(matrix), (matrix, slope, rhs), count)[1]
+
+
+solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1), 1)
+solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1), 1)
 
 
 def _times(matrix: Array, vector: Array) -> Array:
@@ -103,50 +130,72 @@ def _times(matrix: Array, vector: Array) -> Array:
     return product(matrix, vector) if len(vector) <= BLOCKS_UP_TO else multiply(matrix, vector)
 
 
-def _solve(
-    operator: Callable[[Array], Array],
-    rhs: Array,
-    settled: Callable[[Array, float], tuple[Array, Array]],
-    direct: Callable[[Array, Array], Array],
+def _iterate(
+    kind: Callable[[Array, Array], Kind],
+    matrix: Array,
     slope: Array,
-) -> Array:
-    """Solve w - K w = g, K w being `operator`: by iteration, and where it is slow, directly.
+    rhs: Array,
+    chord: Chord,
+    num_samples: int,
+) -> tuple[Chord, Array]:
+    """By iteration, and where it is slow, directly.
 
-    Where the systems are too large for that, what does not settle is accelerated, or mended.
+    Where factors of all samples would take too much memory, what does not settle is accelerated
+    first.
     """
-    n = len(rhs)
-    if n <= FACTORISE_UP_TO:
-        return direct(rhs, slope)
+    system = kind(matrix, slope)
     accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     # In units of its largest number: squares of small ones leave float32's range.
     size = max_norm(rhs)
     unit = jnp.where(size > 0, size, 1)
     rhs = rhs / unit
-    state, done = settled(rhs, accuracy)
-    state, done = jnp.where(done, state, rhs), done | (size == 0)
-    if n <= DIRECT_UP_TO:
+    found, chord = settle_refined(
+        system.equation(rhs), system.first(rhs), size != 0, accuracy, chord, num_samples
+    )
+    state, done = jnp.where(found.done, system.solution(found), rhs), found.done | (size == 0)
+    if len(rhs) <= DIRECT_UP_TO:
 
         def factorised(state: Array, slope: Array) -> Array:
-            return jnp.where(done, state, direct(rhs, slope))
+            return jnp.where(done, state, system.direct(rhs, slope))
 
-        return unit * at_most_once(jnp.any(~done), factorised, state, slope)
+        return chord, unit * at_most_once(jnp.any(~done), factorised, state, slope)
 
     def accelerate(state: Array) -> Array:
         def rest(w: Array) -> Array:
-            return jnp.where(done, w, rhs + operator(w))
+            return jnp.where(done, w, rhs + system.operator(w))
 
         anderson, forward = Anderson(max_steps=200), diffrax.ForwardMode()
         found = anderson.accelerate(rest, state, accuracy, forward)
-        failed = ~(max_norm(found.velocity) <= accuracy)
+        # NaN compares false: of what is not a number there is no solution to look for.
+        left = max_norm(found.velocity) > accuracy
+        return _one_by_one(kind, matrix, slope, rhs, found.state, left)
 
-        def mend(state: Array, rhs: Array) -> Array:
-            # The other samples have nothing left to solve.
-            mended = gmres(lambda w: w - operator(w), jnp.where(failed, rhs, 0), accuracy)
-            return jnp.where(failed, mended, state)
+    return chord, unit * at_most_once(jnp.any(~done), accelerate, state)
 
-        return at_most_once(jnp.any(failed), mend, found.state, rhs)
 
-    return unit * at_most_once(jnp.any(~done), accelerate, state)
+def _one_by_one(
+    kind: Callable[[Array, Array], Kind],
+    matrix: Array,
+    slope: Array,
+    rhs: Array,
+    state: Array,
+    left: Array,
+) -> Array:
+    """The state, solved directly for the samples that are `left`."""
+
+    def sample(index: Array, of: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(of, index % of.shape[-1], 1, axis=-1)
+
+    def one(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        state, left = carry
+        index = jnp.argmax(left)
+        alone = sample(index, slope)
+        solved = kind(sample(index, matrix), alone).direct(sample(index, rhs), alone)
+        solved = jnp.where(left[index], solved, sample(index, state))
+        state = jax.lax.dynamic_update_slice_in_dim(state, solved, index, axis=-1)
+        return state, left.at[index].set(False)
+
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), one, (state, left))[0]
 
 
 def _identity_minus_jacobian(matrix: Array, slope: Array) -> Array:

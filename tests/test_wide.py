@@ -62,7 +62,7 @@ def test_products_alone_find_the_equilibrium_and_its_gradient(request):
     assert relative_error(jax.tree.map(lambda leaf: leaf[1], together), alone) < 1e-9
 
 
-def test_an_adjoint_that_the_iteration_does_not_find_is_found_by_gmres(request, monkeypatch):
+def test_an_adjoint_that_the_iteration_does_not_find_is_solved_directly(request, monkeypatch):
     # W = -9 with f' = 1/4: D A = -2.25, where no power series converges, and Anderson gets a step.
     layer = irnn.Layer(feedforward=jnp.eye(4), lateral=-9 * jnp.eye(4), bias=jnp.full(4, 4.5))
     net = irnn.Network(layers=(layer,))

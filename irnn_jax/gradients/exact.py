@@ -20,7 +20,7 @@ class Exact:
         tolerance: largest relative residual that is accepted; None: eps^(1/2) of the dtype.
         linear_solver: a lineax solver for the matrix-free entry, for instance `lineax.BiCGStab`;
             None: GMRES. A network of up to 16 neurons is solved directly; of more by iteration,
-            and where that is slow directly, or, beyond 100, by Anderson acceleration or GMRES.
+            and where that is slow directly, beyond 100 after Anderson acceleration.
     """
 
     tolerance: float | None = None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
-from irnn_jax.solvers.refine import in_single_precision, settle_refined
+from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
 from irnn_jax.solvers.settle import FACTORISE_UP_TO, Equation
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
@@ -43,7 +43,8 @@ def approach(
     if plain and large and isinstance(problem, DenseProblem):
         equation = Equation.of(problem)
         start = in_single_precision(equation, y0)
-        refined = settle_refined(equation, start, problem.contracts, tolerance)
+        chord = first_chord(problem.matrix)
+        refined, _ = settle_refined(equation, start, problem.contracts, tolerance, chord)
         return jnp.where(refined.done, refined.y, y0), refined.done
     near = 5 * float(jnp.finfo(y0.dtype).eps) ** 0.25
 

@@ -3,14 +3,13 @@
 import dataclasses
 
 import diffrax
-import jax
-from jax.sharding import AxisType
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
 from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.exponential import Exponential
 from irnn_jax.solvers.in_chunks import InChunks
+from irnn_jax.solvers.in_pieces import on_one_cpu
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 # `python -m benchmarks.auto_choice`: with more neurons a factorisation a sample and step costs
@@ -43,7 +42,7 @@ class Auto:
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not isinstance(problem, DenseProblem):
             return continuation
-        in_chunks = InChunks(solver=continuation) if _on_one_cpu() else continuation
+        in_chunks = InChunks(solver=continuation) if on_one_cpu() else continuation
         few = y0[0].size < IN_CHUNKS_FROM
         if y0.shape[0] > (CONTINUE_UP_TO if few else IN_CHUNKS_UP_TO):
             return Cascade(solvers=(Exponential(tolerance=self.tolerance), in_chunks))
@@ -56,10 +55,3 @@ class Auto:
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """By what is chosen."""
         return self.choose(problem, y0).solve(problem, y0, adjoint)
-
-
-def _on_one_cpu() -> bool:
-    """Whether what is traced runs on one device, and that is a CPU."""
-    axes = jax.sharding.get_abstract_mesh().axis_types
-    by_hand = bool(axes) and all(axis is AxisType.Manual for axis in axes)
-    return jax.default_backend() == "cpu" and (jax.device_count() == 1 or by_hand)

@@ -21,9 +21,10 @@ from irnn_jax.solvers.base import (
     repeat,
     tolerance_of,
 )
+from irnn_jax.solvers.in_pieces import where_it_pays
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
-from irnn_jax.solvers.refine import in_single_precision, settle_refined
-from irnn_jax.solvers.settle import Equation
+from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
+from irnn_jax.solvers.settle import Chord, Equation
 
 
 class Motion(NamedTuple):
@@ -112,19 +113,44 @@ class Exponential:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Follow the flow from y0 until it settles, and go the rest of the way."""
-        tolerance = tolerance_of(self, problem, y0.dtype)
         # Reverse mode can neither leave out what nobody needs, nor go through what follows.
         plain = isinstance(adjoint, diffrax.ForwardMode)
-        if plain and isinstance(problem, DenseProblem) and y0.ndim == 2:
-            # Steps with an error of a hundredth need no more than single precision.
-            single, enough = in_precision(problem, jnp.float32), default_tolerance(jnp.float32)
-            motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
-            rest = motion.settling | (max_norm(motion.velocity) <= enough)
-            motion = in_precision(motion, y0.dtype)._replace(settling=rest)
-            found = self._settle(problem, motion, tolerance, adjoint)
-        else:
+        if not (plain and isinstance(problem, DenseProblem) and y0.ndim == 2):
+            tolerance = tolerance_of(self, problem, y0.dtype)
             motion = self._follow(problem, y0, tolerance, adjoint)
             found = self._accelerate(problem, motion.state, motion.settling, tolerance, adjoint)
+            return self._chosen(problem, motion, found, tolerance)
+        count = y0.shape[1]
+
+        def piece(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Solved]:
+            del seen
+            problem, y0 = part
+            return self._solve_piece(problem, y0, chord, count, adjoint)
+
+        return where_it_pays(piece, first_chord(problem.matrix), (problem, y0), count)[1]
+
+    def _solve_piece(
+        self,
+        problem: DenseProblem,
+        y0: State,
+        chord: Chord,
+        num_samples: int,
+        adjoint: diffrax.AbstractAdjoint,
+    ) -> tuple[Chord, Solved]:
+        """`solve` for a piece of a batch of `num_samples`, and what the next one can use."""
+        tolerance = tolerance_of(self, problem, y0.dtype)
+        # Steps with an error of a hundredth need no more than single precision.
+        single, enough = in_precision(problem, jnp.float32), default_tolerance(jnp.float32)
+        motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
+        rest = motion.settling | (max_norm(motion.velocity) <= enough)
+        motion = in_precision(motion, y0.dtype)._replace(settling=rest)
+        found, chord = self._settle(problem, motion, tolerance, chord, num_samples, adjoint)
+        return chord, self._chosen(problem, motion, found, tolerance)
+
+    def _chosen(
+        self, problem: Problem, motion: Motion, found: Found, tolerance: float | Array
+    ) -> Solved:
+        """Where the flow led, or what it leads to."""
         there = max_norm(found.state - motion.state) <= 2 * self.accelerate_within
         if problem.contracts is not None:
             there = there | problem.contracts
@@ -184,12 +210,16 @@ class Exponential:
         problem: DenseProblem,
         motion: Motion,
         tolerance: float | Array,
+        chord: Chord,
+        num_samples: int,
         adjoint: diffrax.AbstractAdjoint,
-    ) -> Found:
+    ) -> tuple[Found, Chord]:
         """The rest of the way, for the samples that settle."""
         equation = Equation.of(problem)
         near = in_single_precision(equation, motion.state)
-        refined = settle_refined(equation, near, motion.settling, tolerance)
+        refined, chord = settle_refined(
+            equation, near, motion.settling, tolerance, chord, num_samples
+        )
         left = motion.settling & ~refined.done
 
         def accelerate(found: Found) -> Found:
@@ -201,7 +231,7 @@ class Exponential:
             )
 
         found = Found(refined.y, max_norm(refined.residual), refined.num_steps)
-        return at_most_once(jnp.any(left), accelerate, found)
+        return at_most_once(jnp.any(left), accelerate, found), chord
 
     def _accelerate(
         self,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
+from irnn_jax.solvers.in_pieces import in_pieces
 from irnn_jax.solvers.pseudo_transient import Progress, PseudoTransient
 from irnn_jax.solvers.rodas3 import iterate
 
@@ -114,21 +115,10 @@ class InChunks:
             last = self.solver.advance(problem, start, adjoint, until.astype(y0.dtype))
             return parked(last, finished=self.solver.ended(problem, last).finished)
 
-        def in_order(number: Array, carry: tuple[Parked, Queue]) -> tuple[Parked, Queue]:
-            found, queue = carry
-            # The last chunk begins within the one before it.
-            start = jnp.minimum(number * width, count - width)
-            part, *begun = jax.tree.map(
-                lambda leaf: _slice(leaf, start, width), (problem, y0, first)
-            )
-            ended = advance(part, self.solver.begin(part, *begun, adjoint), limit)
-            found = jax.tree.map(
-                lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, start, -1),
-                found,
-                ended,
-            )
-            index = start + lane
-            return found, queued(queue, index, ~ended.finished & (index >= number * width))
+        def in_order(queue: Queue, part: Any, seen: Array) -> tuple[Queue, Parked]:
+            *begun, index = part
+            ended = advance(begun[0], self.solver.begin(*begun, adjoint), limit)
+            return queued(queue, index, ~ended.finished & ~seen), ended
 
         def from_queue(carry: tuple[Array, Parked, Queue]) -> tuple[Array, Parked, Queue]:
             until, found, waiting = carry
@@ -153,10 +143,9 @@ class InChunks:
             return (until < most) & (queue.length > 0)
 
         none, limit = jnp.int32(0), jnp.int32(min(self.first_steps, most))
-        zeros = jnp.zeros_like(first)
-        blank = Parked(jnp.zeros_like(y0), *[zeros] * 6, finished=zeros.astype(bool))
         empty = Queue(jnp.zeros(count + width, jnp.int32), none)
-        found, queue = jax.lax.fori_loop(none, -(-count // width), in_order, (blank, empty))
+        batch = (problem, y0, first, jnp.arange(count, dtype=jnp.int32))
+        queue, found = in_pieces(in_order, empty, batch, count=count, width=width)
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
         return found
 
@@ -210,13 +199,6 @@ def resumed(problem: Problem, parked: Parked) -> Progress:
         followed=parked.followed,
         num_steps=parked.num_steps,
     )
-
-
-def _slice(leaf: Array, start: Array, width: int) -> Array:
-    """`width` samples from `start` on, unless there is one for all."""
-    if leaf.shape[-1] == 1:
-        return leaf
-    return jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=-1)
 
 
 def _count(condition: Array) -> Array:

@@ -54,18 +54,19 @@ def settle_refined(
     u: States,
     going: Bool[Array, " batch"],
     tolerance: float | Float[Array, " batch"],
-) -> Refined:
+    chord: Chord,
+    num_samples: int | None = None,
+) -> tuple[Refined, Chord]:
     """Solve y = f(A y + b) from u near A y + b, for the samples that are `going`.
 
-    In float32 that is `settle`. Of u only the first digits count, in any dtype. What does not get
-    there is not `done`, and of no use.
+    In float32 that is `settle`, whose `chord` and `num_samples` these are. Of u only the first
+    digits count, in any dtype. What does not get there is not `done`, and of no use.
     """
     dtype, single = equation.drive.dtype, jnp.float32
     coarse = equation.astype(single)
-    chord = unknown_chord(coarse)
     u = u.astype(single)
     first = tolerance if dtype == single else INNER * jnp.maximum(1, max_norm(coarse.value(u)))
-    settled, chord = settle(coarse, u, going, first, chord)
+    settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
     after, residual = _evaluated(equation, y)
     start = Refined(
@@ -77,7 +78,8 @@ def settle_refined(
         num_steps=settled.num_steps.astype(dtype),
     )
     if dtype == single:
-        return start._replace(done=settled.done & (max_norm(start.residual) <= tolerance))
+        done = settled.done & (max_norm(start.residual) <= tolerance)
+        return start._replace(done=done), chord
 
     def correct(carry: tuple[Array, Refined, Chord]) -> tuple[Array, Refined, Chord]:
         number, at, chord = carry
@@ -88,7 +90,7 @@ def settle_refined(
         slope = equation.slope_at(at.u).astype(single)
         none = jnp.zeros_like(rhs)
         tangent = affine(coarse.matrix, none, slope, rhs)
-        found, chord = settle(tangent, none, at.going, INNER, chord)
+        found, chord = settle(tangent, none, at.going, INNER, chord, num_samples)
         step = unit * found.value.astype(dtype)
         y = jnp.where(at.going, at.y + step, at.y)
         u, residual = _evaluated(equation, y)
@@ -106,7 +108,13 @@ def settle_refined(
         return (carry[0] < CORRECTIONS) & jnp.any(carry[1].going)
 
     carry = (jnp.zeros((), jnp.int32), start, chord)
-    return jax.lax.while_loop(unfinished, correct, carry)[1]
+    _, refined, chord = jax.lax.while_loop(unfinished, correct, carry)
+    return refined, chord
+
+
+def first_chord(matrix: Float[Array, "n n shared"]) -> Chord:
+    """The `chord` of a batch of which nothing is known yet."""
+    return unknown_chord(matrix.astype(jnp.float32))
 
 
 def in_single_precision(equation: Equation, y: States) -> States:

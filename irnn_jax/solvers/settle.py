@@ -164,10 +164,10 @@ class Limits(NamedTuple):
 CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, steps=40)
 
 
-def unknown_chord(equation: Equation) -> Chord:
-    """Before a batch is linearised."""
-    zeros = jnp.zeros_like(equation.matrix[..., 0])
-    return Chord(mean=zeros[:, :1], response=zeros, known=jnp.zeros((), bool))
+def unknown_chord(matrix: Float[Array, "n n shared"]) -> Chord:
+    """Before a batch is linearised: d = 0, for which B is A itself."""
+    matrix = matrix[..., 0]
+    return Chord(mean=jnp.zeros_like(matrix[:, :1]), response=matrix, known=jnp.zeros((), bool))
 
 
 def settle(
@@ -176,17 +176,20 @@ def settle(
     going: Bool[Array, " batch"],
     tolerance: float | Float[Array, " batch"],
     chord: Chord,
+    num_samples: int | None = None,
 ) -> tuple[Settled, Chord]:
     """Iterate from u until f(u) is within the tolerance, for the samples that are `going`.
+
+    `num_samples` share the chord, those of u unless it is a piece of them.
 
     Plain steps first, while each halves the change, and on a CPU while what they are expected to
     take costs less than a factorisation, if there is none yet: then the chord, for those that are
     left, whose mean slope it takes. What neither brings to its end is not `done`, and of no use.
     """
-    n, num_samples = u.shape
+    n, here = u.shape
     with_chord = equation.is_shared and n > DIRECT_UP_TO and jax.default_backend() == "cpu"
     if with_chord:
-        price = FACTORISATION * n / max(num_samples, 1)
+        price = FACTORISATION * n / max(num_samples or here, 1)
         limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, PLAIN_STEPS)
     else:
         limits = Limits(ALONE_UP_TO, 2, PLAIN_STEPS, PLAIN_STEPS)
@@ -198,10 +201,10 @@ def settle(
     start = Settled(
         u=u,
         value=equation.value(u),
-        change=jnp.full(num_samples, jnp.inf, u.dtype),
+        change=jnp.full(here, jnp.inf, u.dtype),
         going=going & ~chord.known,
-        done=jnp.zeros(num_samples, bool),
-        num_steps=jnp.zeros(num_samples, u.dtype),
+        done=jnp.zeros(here, bool),
+        num_steps=jnp.zeros(here, u.dtype),
     )
     first = _iterate(equation, plain, start, tolerance, limits)
     if not with_chord:
@@ -211,11 +214,11 @@ def settle(
         at, chord = carry
         left = going & ~at.done
 
-        def linearise(_: Chord) -> Chord:
-            numbers = left & ~jnp.isnan(at.change)
-            return _linearise(equation.matrix[..., 0], equation.slope_at(at.u), numbers)
+        def linearise(_: Chord, u: States, left: Bool[Array, " batch"]) -> Chord:
+            return _linearise(equation.matrix[..., 0], equation.slope_at(u), left)
 
-        chord = at_most_once(~chord.known, linearise, chord)
+        numbers = left & ~jnp.isnan(at.change)
+        chord = at_most_once(~chord.known, linearise, chord, at.u, numbers)
 
         def step(u: States, value: States) -> States:
             inner = value - chord.mean * (u - equation.drive)

@@ -1,0 +1,72 @@
+"""A batch in pieces gives what it gives at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irnn_jax as irnn
+from irnn_jax.solvers import in_pieces as pieces
+from tests.problems import inputs, network, relative_error
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 10])
+def test_each_sample_is_new_once(width):
+    """Ten samples, the last piece of which may begin within the one before it."""
+    batch = {"x": jnp.arange(20.0).reshape(2, 10), "for_all": jnp.full((3, 1), 2.0)}
+
+    def work(total, piece, seen):
+        assert piece["x"].shape == (2, width)
+        assert piece["for_all"].shape == (3, 1)
+        total = total + jnp.sum(jnp.where(seen, 0, piece["x"][1]))
+        return total, (piece["x"] * piece["for_all"][:2], piece["x"][0] > 4)
+
+    total, (double, late) = pieces.in_pieces(work, jnp.zeros(()), batch, count=10, width=width)
+    assert total == np.sum(batch["x"][1])
+    np.testing.assert_array_equal(double, 2 * batch["x"])
+    np.testing.assert_array_equal(late, np.arange(10) > 4)
+
+
+def test_pieces_are_for_one_cpu():
+    def widths(count):
+        seen = []
+
+        def work(carry, piece, _):
+            seen.append(piece.shape[-1])
+            return carry, piece
+
+        pieces.where_it_pays(work, jnp.zeros(()), jnp.zeros((2, count)), count)
+        return set(seen)
+
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    assert pieces.on_one_cpu() == one_cpu
+    assert widths(pieces.WIDTH) == {pieces.WIDTH}
+    assert widths(3 * pieces.WIDTH) == {pieces.WIDTH if one_cpu else 3 * pieces.WIDTH}
+
+
+# By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.
+@pytest.mark.parametrize("gain", [0.5, 5.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_wide_networks_in_pieces(monkeypatch, gain, dtype):
+    hidden = 120
+    net = network((4, hidden, 3), scale=gain / np.sqrt(hidden))
+    x = inputs(net, batch=2 * pieces.WIDTH + 3)
+    net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (net, x))
+
+    def gradient(width):
+        monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
+        monkeypatch.setattr(pieces, "WIDTH", width)
+
+        def loss(net):
+            result = irnn.equilibrium(net, x, solver=irnn.Exponential())
+            return jnp.sum(jnp.sin(result.activities[-1])) / len(x), result
+
+        return jax.jit(jax.grad(loss, has_aux=True))(net)
+
+    actual, result = gradient(pieces.WIDTH)
+    expected, at_once = gradient(len(x))
+    assert np.all(result.converged & at_once.converged)
+    same = float(jnp.finfo(dtype).eps) ** 0.6
+    for a, b in zip(result.activities, at_once.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=same)
+    assert relative_error(actual, expected) < 10 * same
