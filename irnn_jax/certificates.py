@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.linear import matmul
 from irnn_jax.network import NetworkLike, as_network, check_network, connections
 from irnn_jax.parametrizations import ScaledNetwork
 
@@ -79,7 +80,7 @@ def _certify(
     scale = jax.lax.stop_gradient(scale)
     symmetric = symmetric_part(matrix, jnp.log(scale))
     lyapunov = 1 - slope_bound * jnp.linalg.eigvalsh(symmetric)[-1]
-    row_sum = 1 - slope_bound * jnp.max(jnp.abs(matrix) @ right / right)
+    row_sum = 1 - slope_bound * jnp.max(matmul(jnp.abs(matrix), right) / right)
     # Eigenvalues and sums are exact for a matrix that is off by n units in the last place.
     largest = jnp.max(jnp.sum(jnp.abs(symmetric), axis=1))
     unit = matrix.shape[0] * float(jnp.finfo(matrix.dtype).eps)
@@ -111,7 +112,7 @@ def perron_vectors(
     power = magnitudes / jnp.where(norm > 0, norm, 1) + CONNECTED / n
     power = power + jnp.eye(n, dtype=power.dtype)
     for _ in range(SQUARINGS):
-        power = power @ power
+        power = matmul(power, power)
         power = power / jnp.max(power)
     return jnp.sum(power, axis=0), jnp.sum(power, axis=1)
 
@@ -139,7 +140,7 @@ def search_scale(matrix: Float[Array, "n n"], perron: Float[Array, " n"]) -> Flo
         share = jax.nn.softmax(values / temperature)
         skew = matrix * jnp.exp(log_scale[:, None] - log_scale)
         skew = skew - skew.T
-        slope = jnp.sum(vectors * (skew @ vectors) * share, axis=1)
+        slope = jnp.sum(vectors * matmul(skew, vectors) * share, axis=1)
         size = jnp.linalg.norm(slope)
         step = 0.5 * fraction * slope / jnp.where(size > 0, size, 1)
         return (log_scale - step, best, best_value), None

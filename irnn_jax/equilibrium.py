@@ -12,6 +12,7 @@ from irnn_jax.activations import Activation, check_elementwise
 from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport, DenseMethod, dense_equilibrium
+from irnn_jax.linear import matmul
 from irnn_jax.network import (
     Network,
     NetworkLike,
@@ -203,7 +204,7 @@ def _feed_forward(
     below = x
     for layer in net.layers:
         dtype = x.dtype
-        below = f(below @ layer.feedforward.astype(dtype).T + layer.bias.astype(dtype))
+        below = f(matmul(below, layer.feedforward.astype(dtype).T) + layer.bias.astype(dtype))
         activities.append(below)
     state = jnp.concatenate(activities, axis=-1)
     converged = finite & jnp.all(jnp.isfinite(state), axis=-1)

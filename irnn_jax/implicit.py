@@ -24,6 +24,7 @@ from irnn_jax.contraction import contracts
 from irnn_jax.dense_adjoint import dense_adjoint_system
 from irnn_jax.forward_mode import reverse_mode_only
 from irnn_jax.gradients import Adjoint, AdjointSystem, Unrolled
+from irnn_jax.linear import matmul
 from irnn_jax.problem import CellProblem, DenseProblem, State, solve_krylov
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solving import Method, Solution, only_stable, solve_batch
@@ -170,13 +171,13 @@ def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
     matrix, drive, tolerance, state, converged = saved
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     state = jnp.where(converged[:, None], state, 0).T
-    slope = accurate_slope(method.activation, matrix @ state + drive.T)
+    slope = accurate_slope(method.activation, matmul(matrix, state) + drive.T)
     slope = jnp.where(converged, slope, 0)
     system = dense_adjoint_system(matrix, slope, method.sizes)
     adjoint, report = solve_adjoint(system, cotangents.state.T, converged, method)
     u = slope * adjoint
     # Where a search ends is no function of when.
-    return u @ state.T, u.T, jax.tree.map(jnp.zeros_like, tolerance), report
+    return matmul(u, state.T), u.T, jax.tree.map(jnp.zeros_like, tolerance), report
 
 
 _dense_rule.defvjp(_dense_forward, _dense_backward)

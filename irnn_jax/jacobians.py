@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.linear import matmul
 from irnn_jax.network import (
     Layer,
     Network,
@@ -64,7 +65,7 @@ def jacobians(
     x = jnp.asarray(x, dtype)
     state = jnp.concatenate(activities)
     matrix = connections(net, dtype)
-    slope = accurate_slope(activation, matrix @ state + drive(net, x[None])[0])
+    slope = accurate_slope(activation, matmul(matrix, state) + drive(net, x[None])[0])
     slopes = split_layers(net, slope)
     sensitivities = {1: one_layer, 2: two_layers}.get(len(net.layers), many_layers)(net, slopes)
     exists = tuple(jnp.where(result.converged, p, jnp.nan) for p in sensitivities)
@@ -91,8 +92,8 @@ def two_layers(net: Network, slopes: Slopes) -> Sensitivities:
     R = jnp.zeros((len(f2), len(f1)), f1.dtype) if feedback is None else feedback
     # (1 - f'_l2 W_l2)^-1 f'_l2: the hidden layer's own response to its total input.
     hidden = jnp.linalg.solve(_identity(f2) - f2[:, None] * W2, jnp.diag(f2))
-    through_hidden = f1[:, None] * (Q1 @ hidden)
-    inverse_S = _identity(f1) - f1[:, None] * W1 - through_hidden @ R
+    through_hidden = f1[:, None] * matmul(Q1, hidden)
+    inverse_S = _identity(f1) - f1[:, None] * W1 - matmul(through_hidden, R)
     return jnp.linalg.solve(inverse_S, through_hidden), jnp.linalg.solve(inverse_S, jnp.diag(f1))
 
 

@@ -235,8 +235,8 @@ def lapack(matrix: Float[Array, "n n *batch"]) -> Lapack:
     return Lapack(lu=factors, permutation=permutation, odd=odd, batch=batch)
 
 
-def matmul(a: Float[Array, "l m"], b: Float[Array, "m n"]) -> Float[Array, "l n"]:
-    """A B, and not in the three digits of TF32, as a GPU would by default."""
+def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
+    """A B as `jnp.matmul`, and not in the three digits of TF32, as a GPU would by default."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from irnn_jax.linear import matmul
+
 
 class Layer(NamedTuple):
     """One layer's weights.
@@ -249,7 +251,7 @@ def drive(net: Network, x: Float[Array, "batch inputs"]) -> Float[Array, "batch 
     """b(x) = Q x + T: what the input and the biases contribute to each neuron."""
     first, *rest = net.layers
     dtype = x.dtype
-    parts = [x @ first.feedforward.astype(dtype).T + first.bias.astype(dtype)]
+    parts = [matmul(x, first.feedforward.astype(dtype).T) + first.bias.astype(dtype)]
     biases = [layer.bias.astype(dtype) for layer in rest]
     parts += [jnp.broadcast_to(bias, (len(x), bias.size)) for bias in biases]
     return jnp.concatenate(parts, axis=-1)

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from irnn_jax.activations import Activation
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.linear import matmul
 from irnn_jax.network import Network, NetworkLike, as_network, checked_input, connections
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.stability import slope_at
@@ -60,7 +61,7 @@ def squared_jacobian(
 ) -> Float[Array, "*batch"]:
     """||D A||_F^2 / n at the stacked activities Y of a batch, without D A itself."""
     rows = jnp.sum(connections(net, state.dtype) ** 2, axis=1)
-    return slope_at(net, x, state, activation) ** 2 @ rows / rows.size
+    return matmul(slope_at(net, x, state, activation) ** 2, rows) / rows.size
 
 
 def jacobian_penalty_estimate(

@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.linear import matmul
 from irnn_jax.network import (
     Network,
     NetworkLike,
@@ -73,4 +74,4 @@ def slope_at(
     """The diagonal of D: f' at A Y + b(x), for the stacked activities Y of a batch."""
     x = checked_input(net, x).astype(state.dtype)
     b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
-    return accurate_slope(activation, state @ connections(net, state.dtype).T + b)
+    return accurate_slope(activation, matmul(state, connections(net, state.dtype).T) + b)

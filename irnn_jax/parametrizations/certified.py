@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from irnn_jax.linear import matmul
 from irnn_jax.network import Network
 from irnn_jax.parametrizations.base import Blocks, ScaledNetwork, check_positive, scale_parameters
 
@@ -49,14 +50,14 @@ class CertifiedNetwork(ScaledNetwork):
         """B = (1 - m)/L I - V^T V + U - U^T."""
         lateral, below, above = [], [], []
         for i, (V, U) in enumerate(zip(self.factor, self.rotation, strict=True)):
-            W = self.bound * jnp.eye(len(V), dtype=V.dtype) - V.T @ V + U - U.T
+            W = self.bound * jnp.eye(len(V), dtype=V.dtype) - matmul(V.T, V) + U - U.T
             if i > 0:
-                W = W - self.factor_above[i - 1].T @ self.factor_above[i - 1]
+                W = W - matmul(self.factor_above[i - 1].T, self.factor_above[i - 1])
             lateral.append(W)
         blocks = zip(self.factor, self.factor_above, self.rotation_below, strict=False)
         for V, V_above, U_below in blocks:
-            below.append(U_below - V_above.T @ V)
-            above.append(-V.T @ V_above - U_below.T)
+            below.append(U_below - matmul(V_above.T, V))
+            above.append(-matmul(V.T, V_above) - U_below.T)
         return Blocks(lateral=tuple(lateral), below=tuple(below), above=tuple(above))
 
 
@@ -97,7 +98,7 @@ class Certified:
         for i, layer in enumerate(drawn.layers):
             square = bound * jnp.eye(layer.bias.size, dtype=layer.bias.dtype)
             if i > 0:
-                square = square - factor_above[-1].T @ factor_above[-1]
+                square = square - matmul(factor_above[-1].T, factor_above[-1])
             V = jnp.linalg.cholesky(square).T
             factor.append(V)
             if i < len(scaled):
