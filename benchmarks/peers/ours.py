@@ -15,8 +15,8 @@ from benchmarks.peers.base import MAX_ITERATIONS, JaxContender
 Variant = tuple[Callable[[float], Any] | None, Any, dict[str, Any]]
 
 VARIANTS: dict[str, Variant] = {
-    "default": (None, irnn.Exact(), {"dense": True}),
-    "semi-gradient": (None, irnn.SemiGradient(), {"dense": True, "forward": False}),
+    "default": (None, irnn.Exact(), {}),
+    "semi-gradient": (None, irnn.SemiGradient(), {"forward": False}),
     "PseudoTransient": (
         lambda tolerance: irnn.PseudoTransient(tolerance=tolerance),
         irnn.Exact(),
@@ -98,12 +98,11 @@ def _picard30(net, x, tolerance):
 
 
 CONTENDERS = (
-    _contender(TWIN, VARIANTS["default"], recurrent=False, dense=False, forward=False),
+    _contender(TWIN, VARIANTS["default"], recurrent=False, forward=False),
     _contender(
         TWIN_STEP,
         VARIANTS["default"],
         recurrent=False,
-        dense=False,
         forward=False,
         own_step=irnn.make_train_step,
     ),
