@@ -25,6 +25,7 @@ RUNS = 4
 SOLVERS = {
     "PseudoTransient": irnn.PseudoTransient(),
     "InChunks": irnn.InChunks(),
+    "InChunks, mixed": irnn.MixedPrecision(solver=irnn.InChunks()),
     "Exponential, then PT": irnn.Cascade(solvers=(irnn.Exponential(), irnn.PseudoTransient())),
 }
 

@@ -16,6 +16,13 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Each compiled program takes some of the memory maps that a process may have; so does LLVM."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def getkey() -> Callable[[], jax.Array]:
     """A new JAX key at each call, the same ones in each run of a test."""
