@@ -16,13 +16,13 @@ def at_most_once(needed: jax.Array, work: Callable[..., T], state: T, *given: An
     loop is entered only while one sample of the batch is left. No reverse mode goes through it.
 
     What does not change in a loop XLA computes before it, entered or not: whatever is costly must
-    come from `state` or `given`, arrays which the loop changes, and not from a closure.
+    come from `state` or `given`, and not from a closure.
     """
 
-    def body(carry: tuple[jax.Array, T, Any]) -> tuple[jax.Array, T, Any]:
-        needed, state, given = carry
-        after = work(state, *given)
-        return jnp.zeros_like(needed), after, jax.tree.map(jnp.zeros_like, given)
+    def body(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
+        needed, state = carry
+        # The flag changes in the loop, and with it, as far as XLA can tell, what is given.
+        needed, here = jax.lax.optimization_barrier((needed, given))
+        return jnp.zeros_like(needed), work(state, *here)
 
-    start = (needed, state, given)
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)[1]
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), body, (needed, state))[1]

@@ -1,6 +1,7 @@
 """Several solvers in turn, each for the samples on which the ones before it failed."""
 
 import dataclasses
+import functools
 
 import diffrax
 import jax
@@ -63,7 +64,7 @@ class Cascade:
         def failed(solved: Solved) -> jax.Array:
             return ~(residual_of(problem, solved) <= tolerance)
 
-        def retry(solver: Solver, before: Solved) -> Solved:
+        def retry(before: Solved, problem: Problem, y0: State, solver: Solver) -> Solved:
             # A sample that has converged starts where it is, and is done after a step.
             again = failed(before)
             solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
@@ -80,9 +81,8 @@ class Cascade:
         solved = solved._replace(residual=residual_of(problem, solved))
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
-                solved = at_most_once(
-                    failed(solved), lambda s, solver=solver: retry(solver, s), solved
-                )
+                again = functools.partial(retry, solver=solver)
+                solved = at_most_once(failed(solved), again, solved, problem, y0)
             else:
-                solved = retry(solver, solved)
+                solved = retry(solved, problem, y0, solver)
         return solved

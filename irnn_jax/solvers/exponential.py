@@ -222,8 +222,8 @@ class Exponential:
         )
         left = motion.settling & ~refined.done
 
-        def accelerate(found: Found) -> Found:
-            more = self._accelerate(problem, motion.state, left, tolerance, adjoint)
+        def accelerate(found: Found, state: State, left: Bool[Array, " batch"]) -> Found:
+            more = self._accelerate(problem, state, left, tolerance, adjoint)
             return Found(
                 state=jnp.where(left, more.state, found.state),
                 residual=jnp.where(left, more.residual, found.residual),
@@ -231,7 +231,8 @@ class Exponential:
             )
 
         found = Found(refined.y, max_norm(refined.residual), refined.num_steps)
-        return at_most_once(jnp.any(left), accelerate, found), chord
+        found = at_most_once(jnp.any(left), accelerate, found, motion.state, left)
+        return found, chord
 
     def _accelerate(
         self,
