@@ -26,7 +26,8 @@ SOLVERS = {
     "PseudoTransient": irnn.PseudoTransient(),
     "InChunks": irnn.InChunks(),
     "InChunks, mixed": irnn.MixedPrecision(solver=irnn.InChunks()),
-    "Exponential, then PT": irnn.Cascade(solvers=(irnn.Exponential(), irnn.PseudoTransient())),
+    "Exponential": irnn.Exponential(),
+    "Auto": irnn.Auto(),
 }
 
 

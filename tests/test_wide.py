@@ -106,9 +106,10 @@ def test_the_default_is_chosen_by_size():
     continuation = irnn.PseudoTransient(tolerance=1e-9)
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     in_chunks = irnn.InChunks(solver=continuation) if alone else continuation
+    mixed = irnn.MixedPrecision(solver=in_chunks)
     assert chosen(16, 72) == continuation
-    assert chosen(7, 10_000) == in_chunks
-    assert chosen(32, 10_000) == in_chunks
+    assert chosen(7, 10_000) == mixed
+    assert chosen(32, 10_000) == mixed
     explicit = irnn.Exponential(tolerance=1e-9)
     assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
     assert chosen(33, 10_000) == irnn.Cascade(solvers=(explicit, in_chunks))
@@ -123,7 +124,8 @@ def test_the_default_is_chosen_by_size():
 
     jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())(jnp.zeros(1))
     on_cpu = jax.default_backend() == "cpu"
-    assert inside == [irnn.InChunks(solver=continuation) if on_cpu else continuation]
+    within = irnn.InChunks(solver=continuation) if on_cpu else continuation
+    assert inside == [irnn.MixedPrecision(solver=within)]
 
 
 def test_exponential_steps_end_where_the_flow_does():

@@ -10,21 +10,22 @@ from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.exponential import Exponential
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.in_pieces import on_one_cpu
+from irnn_jax.solvers.mixed_precision import MixedPrecision
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 # `python -m benchmarks.auto_choice`: with more neurons a factorisation a sample and step costs
-# more than products with A; with more samples, on a CPU, chunks are faster.
-CONTINUE_UP_TO, IN_CHUNKS_UP_TO = 16, 32
-IN_CHUNKS_FROM = 200
+# more than products with A; with more samples, most steps in float32, and on a CPU in chunks.
+CONTINUE_UP_TO, CONTINUE_MANY_UP_TO = 16, 32
+MANY_FROM = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto:
     """The fastest of the solvers that follow the flow, chosen when a program is traced.
 
-    - up to 16 neurons: `PseudoTransient`; from 200 samples on, and then up to 32 neurons, on a CPU
-      `InChunks`, which finds the same (with several devices only inside `jax.shard_map`: elsewhere
-      the samples may be spread over them);
+    - up to 16 neurons: `PseudoTransient`; from 200 samples on, and then up to 32 neurons, in
+      `MixedPrecision`, on a CPU `InChunks`, which finds the same (with several devices only inside
+      `jax.shard_map`: elsewhere the samples may be spread over them);
     - more neurons: `Exponential`, and one of the former for the samples on which it fails;
     - a cell, whose matrix is not known: `PseudoTransient`.
 
@@ -43,10 +44,10 @@ class Auto:
         if not isinstance(problem, DenseProblem):
             return continuation
         in_chunks = InChunks(solver=continuation) if on_one_cpu() else continuation
-        few = y0[0].size < IN_CHUNKS_FROM
-        if y0.shape[0] > (CONTINUE_UP_TO if few else IN_CHUNKS_UP_TO):
+        few = y0[0].size < MANY_FROM
+        if y0.shape[0] > (CONTINUE_UP_TO if few else CONTINUE_MANY_UP_TO):
             return Cascade(solvers=(Exponential(tolerance=self.tolerance), in_chunks))
-        return continuation if few else in_chunks
+        return continuation if few else MixedPrecision(solver=in_chunks)
 
     def more_cautious(self) -> Solver:
         """Pseudo-transient continuation that keeps close to the flow."""

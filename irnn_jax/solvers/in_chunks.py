@@ -66,18 +66,17 @@ class InChunks:
         """The solver's own."""
         return self.solver.tolerance
 
-    @property
-    def first_step(self) -> float:
-        """The solver's own."""
-        return self.solver.first_step
-
     def more_cautious(self) -> Solver:
         """That of the solver."""
         return self.solver.more_cautious()
 
+    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*batch"]:
+        """Those of the solver."""
+        return self.solver.first_step_sizes(problem, y0)
+
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Step from y0 until every sample is at rest."""
-        return self.proceed(problem, y0, self.solver.first_step_sizes(problem, y0), adjoint)
+        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), adjoint)
 
     def proceed(
         self,
