@@ -131,7 +131,9 @@ def _first_call(contender, cell, case, tolerance, dtype, session) -> tuple[Prepa
     # Never from a smaller net, where dispatch is all there is: it would seem far slower.
     key, cost = (contender.name, dtype, cell.n), _cost(contender, cell)
     partial = isinstance(contender, EagerContender) and contender.runs is not None
-    if not partial and contender.dense and cost > PROBE_FROM and key not in session.pace:
+    # A GPU takes as long for two samples as for many.
+    large = cost > PROBE_FROM and jax.default_backend() == "cpu"
+    if not partial and contender.dense and large and key not in session.pace:
         few = Case(case.net, case.x[:, :, :2], case.target[:, :, :2])
         probe = prepare(contender, cell, few, tolerance, session.programs)
         probe.call(1)

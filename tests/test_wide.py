@@ -201,6 +201,17 @@ def test_what_does_not_rest_in_float32_is_solved_in_float64_from_the_start():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("hidden", [3, 20])
+def test_where_all_contract_nothing_is_followed_in_float32_first(hidden):
+    net = network((4, hidden, 2), scale=0.5 / np.sqrt(hidden))
+    x = inputs(net, batch=100)
+    plain = irnn.equilibrium(net, x, solver=irnn.InChunks())
+    mixed = irnn.equilibrium(net, x, solver=irnn.MixedPrecision(solver=irnn.InChunks()))
+    np.testing.assert_array_equal(mixed.num_steps, plain.num_steps)
+    for a, b in zip(mixed.activities, plain.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)
+
+
 def test_solvers_inside_solvers_are_checked():
     with pytest.raises(ValueError, match="max_steps must be positive"):
         irnn.MixedPrecision(solver=irnn.PseudoTransient(max_steps=0))
