@@ -37,10 +37,11 @@ States = Float[Array, "n batch"]
 FACTORISATION = 3.0
 # What a chord usually takes.
 CHORD_EXPECTED = 5
-PLAIN_STEPS = 30
+# About what a factorisation for every sample costs, with some hundred neurons.
+PLAIN_STEPS = 60
 # The ratio of successive changes from which on something else is faster: the chord, or, without
 # one, a factorisation for every sample.
-PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.8
+PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.9
 # An error e leaves a residual of up to |I - D A| e.
 MARGIN = 0.25
 # Of so few neurons a factorisation for every sample costs less than all this.
@@ -152,7 +153,7 @@ class Limits(NamedTuple):
         ratio: of successive changes.
         patience: steps before what is left is looked at.
         remaining: steps that may be left.
-        steps: in all.
+        steps: in all, those that are left included.
     """
 
     ratio: float
@@ -263,7 +264,8 @@ def _iterate(
         done = at.going & (left <= MARGIN * tolerance)
         remaining = jnp.log(MARGIN * tolerance / left) / jnp.log(ratio)
         # One that needs something else is enough, which then serves all.
-        soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= limits.remaining)
+        within = jnp.minimum(limits.remaining, limits.steps - number)
+        soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= within)
         soon = soon | ~at.going
         return Settled(
             u=u,
