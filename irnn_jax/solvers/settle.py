@@ -37,8 +37,8 @@ States = Float[Array, "n batch"]
 FACTORISATION = 3.0
 # What a chord usually takes.
 CHORD_EXPECTED = 5
-# About what a factorisation for every sample costs, with some hundred neurons.
-PLAIN_STEPS = 60
+# Without a chord: about what a factorisation for every sample costs, with some hundred neurons.
+PLAIN_STEPS, ALONE_STEPS = 30, 60
 # The ratio of successive changes from which on something else is faster: the chord, or, without
 # one, a factorisation for every sample.
 PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.9
@@ -153,16 +153,18 @@ class Limits(NamedTuple):
         ratio: of successive changes.
         patience: steps before what is left is looked at.
         remaining: steps that may be left.
-        steps: in all, those that are left included.
+        expected: steps in all, those that are left included.
+        steps: in all.
     """
 
     ratio: float
     patience: float
     remaining: float
+    expected: float
     steps: int
 
 
-CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, steps=40)
+CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, expected=math.inf, steps=40)
 
 
 def unknown_chord(matrix: Float[Array, "n n shared"]) -> Chord:
@@ -191,9 +193,9 @@ def settle(
     with_chord = equation.is_shared and n > DIRECT_UP_TO and jax.default_backend() == "cpu"
     if with_chord:
         price = FACTORISATION * n / max(num_samples or here, 1)
-        limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, PLAIN_STEPS)
+        limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, math.inf, PLAIN_STEPS)
     else:
-        limits = Limits(ALONE_UP_TO, 2, PLAIN_STEPS, PLAIN_STEPS)
+        limits = Limits(ALONE_UP_TO, 2, math.inf, ALONE_STEPS, ALONE_STEPS)
 
     def plain(u: States, value: States) -> States:
         del u
@@ -264,7 +266,7 @@ def _iterate(
         done = at.going & (left <= MARGIN * tolerance)
         remaining = jnp.log(MARGIN * tolerance / left) / jnp.log(ratio)
         # One that needs something else is enough, which then serves all.
-        within = jnp.minimum(limits.remaining, limits.steps - number)
+        within = jnp.minimum(limits.remaining, limits.expected - number)
         soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= within)
         soon = soon | ~at.going
         return Settled(
