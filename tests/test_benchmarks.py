@@ -72,9 +72,9 @@ def test_what_is_missing_or_fails_is_listed(rows):
 
 
 def test_too_slow_is_projected_and_not_run():
-    session = Session(pace={("irnn_jax default", "float64", 302): 1.0})
+    session = Session(pace={("irnn_jax PseudoTransient", "float64", 302): 1.0})
     wide = dataclasses.replace(SMALL, sizes=(100, 300, 2), batch=8)
-    (row,) = measure(wide, "float64", contenders("irnn_jax default"), session)
+    (row,) = measure(wide, "float64", contenders("irnn_jax PseudoTransient"), session)
     assert row.status.startswith("too slow: about")
 
 
