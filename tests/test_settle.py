@@ -164,7 +164,7 @@ def test_affine_is_the_tangent_equation():
     np.testing.assert_allclose(found.y, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("hidden", [20, 120])
+@pytest.mark.parametrize("hidden", [20, pytest.param(120, marks=pytest.mark.slow)])
 def test_the_default_has_the_gradient_of_a_direct_solve(hidden):
     """Of sizes between those of elimination and of products alone, for networks side by side."""
     net = network((5, hidden, 3), scale=2 / np.sqrt(hidden))

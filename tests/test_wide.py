@@ -74,7 +74,7 @@ def test_an_adjoint_that_the_iteration_does_not_find_is_solved_directly(request,
     assert relative_error(actual, expected) < 1e-9
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_chunks_give_what_one_batch_gives(mixed):
     # Strong weights: the slowest of the samples takes several times as long as most.
     net = network((2, 2, 1), scale=6.0)
@@ -201,7 +201,7 @@ def test_what_does_not_rest_in_float32_is_solved_in_float64_from_the_start():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("hidden", [3, 20])
+@pytest.mark.parametrize("hidden", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_where_all_contract_nothing_is_followed_in_float32_first(hidden):
     net = network((4, hidden, 2), scale=0.5 / np.sqrt(hidden))
     x = inputs(net, batch=100)
