@@ -184,3 +184,18 @@ def test_the_default_has_the_gradient_of_a_direct_solve(hidden):
     expected, converged = gradient(irnn.PseudoTransient())
     assert np.all(converged)
     assert relative_error(actual, expected) < 1e-9
+
+
+@pytest.mark.parametrize(("rate", "ends"), [(0.72, True), (0.88, False)])
+def test_plain_steps_go_on_while_they_will_end_in_time(rate, ends):
+    """Without a chord: 40 or so steps of Y <- b + rate Y, and not the hundred of a slower one."""
+    matrix = rate * jnp.eye(40)[:, :, None]
+    drive = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)))
+    equation = affine(matrix, drive, jnp.ones_like(drive), jnp.zeros_like(drive))
+    chord = unknown_chord(equation.matrix)
+    settled, _ = settle(equation, drive, jnp.ones(3, bool), 3e-6, chord)
+    assert np.all(settled.done == ends)
+    if ends:
+        np.testing.assert_allclose(settled.value, drive / (1 - rate), rtol=0, atol=3e-5)
+    else:
+        assert np.max(settled.num_steps) < 5
