@@ -18,7 +18,8 @@ from rich.table import Table
 from benchmarks.regimes import Cell, Random, Task, draw
 from irnn_jax.network import connections, drive
 from irnn_jax.problem import DenseProblem
-from irnn_jax.solvers.settle import Chord, Equation, settle, unknown_chord
+from irnn_jax.solvers.equation import Equation
+from irnn_jax.solvers.settle import Chord, settle, unknown_chord
 
 GAINS, SAMPLES, SOME, TOLERANCE = (1, 2, 3, 4), 1024, 4, 1e-10
 
@@ -61,7 +62,7 @@ def radii(equation: Equation, u: jax.Array, chord: Chord) -> tuple[float, float]
 
     return (
         max(radius(matrix * slope[:, i]) for i in range(SOME)),
-        max(radius(response * (slope[:, i] - mean[:, 0])) for i in range(SOME)),
+        max(radius(response * (slope[:, i] - mean)) for i in range(SOME)),
     )
 
 

@@ -24,9 +24,10 @@ from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
+from irnn_jax.solvers.equation import Equation, affine, piece_width
 from irnn_jax.solvers.in_pieces import where_it_pays
 from irnn_jax.solvers.refine import Refined, first_chord, settle_refined
-from irnn_jax.solvers.settle import FACTORISE_UP_TO, Chord, Equation, affine
+from irnn_jax.solvers.settle import FACTORISE_UP_TO, Chord
 
 
 def dense_adjoint_system(
@@ -118,7 +119,8 @@ def _solve(kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rh
         matrix, slope, rhs = part
         return _iterate(kind, matrix, slope, rhs, chord, count)
 
-    return where_it_pays(piece, first_chord(matrix), (matrix, slope, rhs), count)[1]
+    batch, width = (matrix, slope, rhs), piece_width(matrix)
+    return where_it_pays(piece, first_chord(matrix), batch, count=count, width=width)[1]
 
 
 solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1), 1)
@@ -155,8 +157,13 @@ def _iterate(
     state, done = jnp.where(found.done, system.solution(found), rhs), found.done | (size == 0)
     if len(rhs) <= DIRECT_UP_TO:
 
+        def direct(matrix: Array, slope: Array, rhs: Array) -> Array:
+            return kind(matrix, slope).direct(rhs, slope)
+
         def factorised(state: Array, slope: Array) -> Array:
-            return jnp.where(done, state, system.direct(rhs, slope))
+            # Each sample has a matrix here in any case.
+            joined = side_by_side(direct, (2, 1, 1), 1, up_to=DIRECT_UP_TO)
+            return jnp.where(done, state, joined(matrix, slope, rhs))
 
         return chord, unit * at_most_once(jnp.any(~done), factorised, state, slope)
 

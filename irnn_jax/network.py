@@ -244,7 +244,7 @@ def connections(net: Network, dtype: Any) -> Float[Array, "n n"]:
     for i, weights in enumerate(net.feedback):
         if weights is not None:
             blocks[i][i + 1] = weights.astype(dtype)
-    return jnp.block(cast(Any, blocks))
+    return jax.lax.optimization_barrier(jnp.block(cast(Any, blocks)))
 
 
 def drive(net: Network, x: Float[Array, "batch inputs"]) -> Float[Array, "batch n"]:

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 # one after the other, since joined, each sample would need a copy of its matrix.
 ALONE_FROM = 1000
 # Matrices of more rows stay as they are: a copy for each sample would cost more than short loops.
-JOIN_UP_TO = 64
+JOIN_UP_TO = 24
 
 
-def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: Any) -> Any:
+def side_by_side(
+    function: Callable[..., Any], axes: tuple[int, ...], out_axes: Any, *, up_to: int = JOIN_UP_TO
+) -> Any:
     """`function`, with a rule for `jax.vmap` that joins the new axis with the batch.
 
     Nothing may differentiate it in reverse mode, which a `custom_vmap` does not have.
@@ -29,20 +31,21 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
             the same number of batch axes; those of a matrix may have length one.
         axes: how many own axes each argument has: 1 for a vector, 2 for a matrix.
         out_axes: how many each leaf of the result has, a pytree like it.
+        up_to: rows of the largest matrix that is joined.
     """
     batched = jax.custom_batching.custom_vmap(function)
 
     @batched.def_vmap
     def rule(axis_size: int, in_batched: list[bool], *arguments: jax.Array):
         wide = any(
-            added and own > 1 and argument.shape[1] > JOIN_UP_TO
+            added and own > 1 and argument.shape[1] > up_to
             for argument, own, added in zip(arguments, axes, in_batched, strict=True)
         )
         in_axes = [0 if added else None for added in in_batched]
         if wide:
             result = jax.vmap(function, in_axes)(*arguments)
         elif jax.default_backend() == "cpu" and _large(in_batched, arguments, axes):
-            each = side_by_side(function, axes, out_axes)  # what another vmap adds
+            each = side_by_side(function, axes, out_axes, up_to=up_to)  # what another vmap adds
             result = jax.vmap(jax.custom_batching.sequential_vmap(each), in_axes)(*arguments)
         else:
             # The new axis becomes the first of the batch, of length one where it is not there.
@@ -55,7 +58,7 @@ def side_by_side(function: Callable[..., Any], axes: tuple[int, ...], out_axes: 
             joined = [
                 _join(argument, own, batch) for argument, own in zip(arguments, axes, strict=True)
             ]
-            flat = side_by_side(function, axes, out_axes)(*joined)
+            flat = side_by_side(function, axes, out_axes, up_to=up_to)(*joined)
             result = jax.tree.map(
                 lambda leaf, own: jnp.moveaxis(leaf.reshape(*leaf.shape[:own], *batch), own, 0),
                 flat,

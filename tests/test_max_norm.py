@@ -28,6 +28,19 @@ def test_a_nan_is_never_lost(shape, dtype):
     assert np.isnan(jax.jit(max_norm)(bad)).tolist() == [False] * (bad.shape[1] - 1) + [True]
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("shape", [(6, 1), (1000, 7), (6, 8), (100, 66), (3, 300)])
+def test_of_rows(shape, dtype):
+    """Of each of them, wherever the NaN is."""
+    rows = jax.jit(lambda values: max_norm(values, axis=1, keepdims=True))
+    values = np.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+    np.testing.assert_array_equal(rows(values), np.max(np.abs(values), axis=1, keepdims=True))
+    for column in range(0, shape[1], 5):
+        bad = values.copy()
+        bad[-1, column] = np.nan
+        assert np.isnan(rows(bad))[:, 0].tolist() == [False] * (shape[0] - 1) + [True]
+
+
 def test_an_empty_state_is_at_rest():
     assert max_norm(jnp.zeros((0, 3))).tolist() == [0, 0, 0]
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
+from irnn_jax.network import connections
 from irnn_jax.solvers import in_pieces as pieces
+from irnn_jax.solvers.equation import piece_width
 from tests.problems import inputs, network, relative_error
 
 
@@ -35,27 +37,28 @@ def test_pieces_are_for_one_cpu():
             seen.append(piece.shape[-1])
             return carry, piece
 
-        pieces.where_it_pays(work, jnp.zeros(()), jnp.zeros((2, count)), count)
+        pieces.where_it_pays(work, jnp.zeros(()), jnp.zeros((2, count)), count=count, width=8)
         return set(seen)
 
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     assert pieces.on_one_cpu() == one_cpu
-    assert widths(pieces.WIDTH) == {pieces.WIDTH}
-    assert widths(3 * pieces.WIDTH) == {pieces.WIDTH if one_cpu else 3 * pieces.WIDTH}
+    assert widths(8) == {8}
+    assert widths(24) == {8 if one_cpu else 24}
 
 
 # By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.
 @pytest.mark.parametrize("gain", [0.5, 5.0])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_wide_networks_in_pieces(monkeypatch, gain, dtype):
-    hidden = 120
+@pytest.mark.parametrize(
+    ("hidden", "dtype"), [(60, jnp.float64), (210, jnp.float64), (210, jnp.float32)]
+)
+def test_wide_networks_in_pieces(monkeypatch, hidden, gain, dtype):
     net = network((4, hidden, 3), scale=gain / np.sqrt(hidden))
-    x = inputs(net, batch=2 * pieces.WIDTH + 3)
+    width = piece_width(connections(net, dtype)[:, :, None])
+    x = inputs(net, batch=2 * width + 3)
     net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (net, x))
 
-    def gradient(width):
-        monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
-        monkeypatch.setattr(pieces, "WIDTH", width)
+    def gradient(in_pieces):
+        monkeypatch.setattr(pieces, "on_one_cpu", lambda: in_pieces)
 
         def loss(net):
             result = irnn.equilibrium(net, x, solver=irnn.Exponential())
@@ -63,8 +66,8 @@ def test_wide_networks_in_pieces(monkeypatch, gain, dtype):
 
         return jax.jit(jax.grad(loss, has_aux=True))(net)
 
-    actual, result = gradient(pieces.WIDTH)
-    expected, at_once = gradient(len(x))
+    actual, result = gradient(True)
+    expected, at_once = gradient(False)
     assert np.all(result.converged & at_once.converged)
     same = float(jnp.finfo(dtype).eps) ** 0.6
     for a, b in zip(result.activities, at_once.activities, strict=True):

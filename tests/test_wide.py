@@ -109,10 +109,10 @@ def test_the_default_is_chosen_by_size():
     mixed = irnn.MixedPrecision(solver=in_chunks)
     assert chosen(16, 72) == continuation
     assert chosen(7, 10_000) == mixed
-    assert chosen(32, 10_000) == mixed
+    assert chosen(24, 10_000) == mixed
     explicit = irnn.Exponential(tolerance=1e-9)
     assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
-    assert chosen(33, 10_000) == irnn.Cascade(solvers=(explicit, in_chunks))
+    assert chosen(25, 10_000) == irnn.Cascade(solvers=(explicit, in_chunks))
 
     # Inside `shard_map` a device knows that its samples are its own.
     mesh = jax.make_mesh((1,), ("runs",), devices=jax.devices()[:1])

@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
+from irnn_jax.solvers.equation import Equation
 from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
-from irnn_jax.solvers.settle import FACTORISE_UP_TO, Equation
+from irnn_jax.solvers.settle import FACTORISE_UP_TO
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
 MAX_EVALUATIONS = 8

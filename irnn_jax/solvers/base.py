@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
+from irnn_jax.together import repeat_together
 
 
 class Solved(NamedTuple):
@@ -137,11 +138,7 @@ def repeat(
     `Unrolled` takes all steps: reverse mode needs to know how many there are.
     """
     if isinstance(adjoint, diffrax.ForwardMode):
-        return jax.lax.while_loop(
-            lambda carry: (carry[0] < max_steps) & jnp.any(moving(carry[1])),
-            lambda carry: (carry[0] + 1, advance(*carry)),
-            (jnp.zeros((), jnp.int32), start),
-        )[1]
+        return repeat_together(advance, start, moving, max_steps)
     return jax.lax.scan(
         lambda carry, number: (jax.checkpoint(advance)(number, carry), None),
         start,

@@ -1,6 +1,8 @@
 """The flow by an explicit exponential method, and faster iterations where it settles."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -21,30 +23,12 @@ from irnn_jax.solvers.base import (
     repeat,
     tolerance_of,
 )
+from irnn_jax.solvers.equation import Equation, piece_width
+from irnn_jax.solvers.flow_step import Motion, flow_step
 from irnn_jax.solvers.in_pieces import where_it_pays
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
-from irnn_jax.solvers.settle import Chord, Equation
-
-
-class Motion(NamedTuple):
-    """Where a batch stands.
-
-    Attributes:
-        state: Y, (n, *batch).
-        velocity: F(Y) = f(A Y + b) - Y, (n, *batch).
-        step_size: h of the next step, (*batch).
-        settling: whether the equilibrium is near, (*batch).
-        time: for how long the flow was followed, (*batch).
-        num_steps: (*batch).
-    """
-
-    state: State
-    velocity: State
-    step_size: Float[Array, "*batch"]
-    settling: Bool[Array, "*batch"]
-    time: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
+from irnn_jax.solvers.settle import Chord
 
 
 class Found(NamedTuple):
@@ -117,7 +101,7 @@ class Exponential:
         plain = isinstance(adjoint, diffrax.ForwardMode)
         if not (plain and isinstance(problem, DenseProblem) and y0.ndim == 2):
             tolerance = tolerance_of(self, problem, y0.dtype)
-            motion = self._follow(problem, y0, tolerance, adjoint)
+            motion = self._follow(problem.map, y0, problem.contracts, tolerance, adjoint)
             found = self._accelerate(problem, motion.state, motion.settling, tolerance, adjoint)
             return self._chosen(problem, motion, found, tolerance)
         count = y0.shape[1]
@@ -127,7 +111,8 @@ class Exponential:
             problem, y0 = part
             return self._solve_piece(problem, y0, chord, count, adjoint)
 
-        return where_it_pays(piece, first_chord(problem.matrix), (problem, y0), count)[1]
+        chord, width = first_chord(problem.matrix), piece_width(problem.matrix)
+        return where_it_pays(piece, chord, (problem, y0), count=count, width=width)[1]
 
     def _solve_piece(
         self,
@@ -140,9 +125,7 @@ class Exponential:
         """`solve` for a piece of a batch of `num_samples`, and what the next one can use."""
         tolerance = tolerance_of(self, problem, y0.dtype)
         # Steps with an error of a hundredth need no more than single precision.
-        single, enough = in_precision(problem, jnp.float32), default_tolerance(jnp.float32)
-        motion = self._follow(single, y0.astype(jnp.float32), enough, adjoint)
-        rest = motion.settling | (max_norm(motion.velocity) <= enough)
+        motion, rest = self._follow_in_rows(in_precision(problem, jnp.float32), y0, adjoint)
         motion = in_precision(motion, y0.dtype)._replace(settling=rest)
         found, chord = self._settle(problem, motion, tolerance, chord, num_samples, adjoint)
         return chord, self._chosen(problem, motion, found, tolerance)
@@ -165,43 +148,72 @@ class Exponential:
             residual=residual,
         )
 
+    def _follow_in_rows(
+        self, problem: DenseProblem, y0: State, adjoint: diffrax.AbstractAdjoint
+    ) -> tuple[Motion, Bool[Array, " batch"]]:
+        """The flow of a batch in float32, and which of its samples need no more of it."""
+        equation = Equation.of(problem).laid_out()
+        enough = default_tolerance(jnp.float32)
+
+        def function(y: State) -> State:
+            return equation.value(equation.drive + equation.times(y))
+
+        known = None if problem.contracts is None else equation.each(problem.contracts)
+        start = equation.turned(y0.astype(jnp.float32))
+        motion = self._follow(function, start, known, enough, adjoint, equation.size)
+        rest = motion.settling | (equation.size(motion.velocity) <= enough)
+        numbers = Motion(*(leaf.reshape(-1) for leaf in motion))
+        states = {name: equation.turned(getattr(motion, name)) for name in ("state", "velocity")}
+        return numbers._replace(**states), rest.reshape(-1)
+
     def _follow(
         self,
-        problem: Problem,
+        function: Callable[[State], State],
         y0: State,
+        contracts: Bool[Array, "*samples"] | None,
         tolerance: float | Array,
         adjoint: diffrax.AbstractAdjoint,
+        size: Callable[[State], Array] = max_norm,
     ) -> Motion:
-        """The flow, until each sample settles."""
-        batch, dtype = y0.shape[1:], y0.dtype
-        zeros = jnp.zeros(batch, dtype)
+        """The flow of y -> function(y), until each sample settles; `size` is its norm."""
+        like = size(y0)
+        zeros = jnp.zeros_like(like)
         # With one equilibrium only there is no flow to follow.
-        contracts = jnp.zeros(batch, bool) if problem.contracts is None else problem.contracts
+        settling = jnp.zeros(like.shape, bool) if contracts is None else contracts
 
         def first_velocity(_: State, y0: State) -> State:
-            return problem.map(y0) - y0
+            return function(y0) - y0
 
         still = jnp.zeros_like(y0)
         if isinstance(adjoint, diffrax.ForwardMode):
-            velocity = at_most_once(jnp.any(~contracts), first_velocity, still, y0)
+            velocity = at_most_once(jnp.any(~settling), first_velocity, still, y0)
         else:
             velocity = first_velocity(still, y0)
         start = Motion(
             state=y0,
             velocity=velocity,
-            step_size=jnp.full(batch, self.first_step, dtype),
-            settling=contracts,
+            step_size=jnp.full_like(like, self.first_step),
+            settling=settling,
             time=zeros,
             num_steps=zeros,
         )
 
         def moving(motion: Motion) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return ~motion.settling & (max_norm(motion.velocity) > tolerance)
+            return ~motion.settling & (size(motion.velocity) > tolerance)
+
+        step = functools.partial(
+            flow_step,
+            function,
+            size,
+            error_tolerance=self.error_tolerance,
+            reject_above=self.reject_above,
+            near=self.accelerate_within,
+        )
 
         def advance(number: Array, motion: Motion) -> Motion:
             del number
-            return self._step(problem, motion, moving(motion))
+            return step(motion, moving(motion))
 
         return repeat(advance, start, moving, self.max_steps, adjoint)
 
@@ -259,33 +271,4 @@ class Exponential:
             state=jnp.where(after < before, polished.state, end.state),
             residual=jnp.where(after < before, after, before),
             num_steps=end.num_steps + polished.num_steps,
-        )
-
-    def _step(self, problem: Problem, motion: Motion, going: Bool[Array, "*batch"]) -> Motion:
-        h = motion.step_size
-        decay = jnp.exp(-h)
-        first = motion.state + (1 - decay) * motion.velocity
-        change = problem.map(first) - (motion.state + motion.velocity)
-        second = (jnp.expm1(-h) / h + 1) * change
-        state = first + second
-        velocity = problem.map(state) - state
-
-        error, before, after = (max_norm(v) for v in (second, motion.velocity, velocity))
-        error = jnp.where(jnp.isnan(error), jnp.inf, error)
-        kept = error <= self.reject_above
-        factor = 0.8 * jnp.sqrt(self.error_tolerance / error)
-        factor = jnp.clip(factor, 0.1, jnp.where(kept, 5.0, 0.5))
-        # Steps that shrink by a ratio q go on for q/(1 - q) times the last one.
-        ratio = after / before
-        ahead = max_norm(state - motion.state) * ratio / (1 - ratio)
-        settling = kept & (ratio < 0.7) & (ahead <= self.accelerate_within)
-        h, kept, settling = jax.lax.stop_gradient((h * factor, kept, settling))
-        taken = going & kept
-        return Motion(
-            state=jnp.where(taken, state, motion.state),
-            velocity=jnp.where(taken, velocity, motion.velocity),
-            step_size=jnp.where(going, h, motion.step_size),
-            settling=motion.settling | (going & settling),
-            time=motion.time + jnp.where(taken, motion.step_size, 0),
-            num_steps=motion.num_steps + going.astype(state.dtype),
         )

@@ -8,9 +8,6 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool
 
-# Samples of a layer of hundreds of neurons, on a CPU.
-WIDTH = 128
-
 Carry = TypeVar("Carry")
 Found = TypeVar("Found")
 
@@ -65,12 +62,14 @@ def where_it_pays(
     work: Callable[[Carry, Any, Bool[Array, " width"]], tuple[Carry, Found]],
     carry: Carry,
     batch: Any,
+    *,
     count: int,
+    width: int,
 ) -> tuple[Carry, Found]:
-    """The same in pieces of `WIDTH` samples on one CPU, and at once elsewhere."""
-    if count <= WIDTH or not on_one_cpu():
+    """The same on one CPU, and at once elsewhere."""
+    if count <= width or not on_one_cpu():
         return work(carry, batch, jnp.zeros(count, bool))
-    return in_pieces(work, carry, batch, count=count, width=WIDTH)
+    return in_pieces(work, carry, batch, count=count, width=width)
 
 
 def on_one_cpu() -> bool:

@@ -10,19 +10,12 @@ in single, as v = r + D u, u = A v. Each correction brings six digits.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.max_norm import max_norm
-from irnn_jax.solvers.settle import (
-    Chord,
-    Equation,
-    States,
-    affine,
-    settle,
-    unknown_chord,
-)
+from irnn_jax.solvers.equation import Equation, States, affine
+from irnn_jax.solvers.settle import Chord, settle, unknown_chord
+from irnn_jax.together import repeat_together
 
 # To be had in float32 by sums of hundreds of products, relative to the largest number.
 INNER = 3e-6
@@ -44,14 +37,14 @@ class Refined(NamedTuple):
     y: States
     u: States
     residual: States
-    going: Bool[Array, " batch"]
-    done: Bool[Array, " batch"]
-    num_steps: Float[Array, " batch"]
+    going: Bool[Array, "*samples"]
+    done: Bool[Array, "*samples"]
+    num_steps: Float[Array, "*samples"]
 
 
 def settle_refined(
     equation: Equation,
-    u: States,
+    u: Float[Array, "n batch"],
     going: Bool[Array, " batch"],
     tolerance: float | Float[Array, " batch"],
     chord: Chord,
@@ -62,10 +55,27 @@ def settle_refined(
     In float32 that is `settle`, whose `chord` and `num_samples` these are. Of u only the first
     digits count, in any dtype. What does not get there is not `done`, and of no use.
     """
+    equation = equation.laid_out()
+    u, going = equation.turned(u), equation.each(going)
+    found, chord = _refine(equation, u, going, equation.each(tolerance), chord, num_samples)
+    states = {name: equation.turned(getattr(found, name)) for name in ("y", "u", "residual")}
+    numbers = {name: getattr(found, name).reshape(-1) for name in ("going", "done", "num_steps")}
+    return Refined(**states, **numbers), chord
+
+
+def _refine(
+    equation: Equation,
+    u: States,
+    going: Bool[Array, "_ _"],
+    tolerance: Array,
+    chord: Chord,
+    num_samples: int | None,
+) -> tuple[Refined, Chord]:
+    """The same, laid out as the equation is."""
     dtype, single = equation.drive.dtype, jnp.float32
     coarse = equation.astype(single)
     u = u.astype(single)
-    first = tolerance if dtype == single else INNER * jnp.maximum(1, max_norm(coarse.value(u)))
+    first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
     after, residual = _evaluated(equation, y)
@@ -78,38 +88,34 @@ def settle_refined(
         num_steps=settled.num_steps.astype(dtype),
     )
     if dtype == single:
-        done = settled.done & (max_norm(start.residual) <= tolerance)
+        done = settled.done & (equation.size(start.residual) <= tolerance)
         return start._replace(done=done), chord
 
-    def correct(carry: tuple[Array, Refined, Chord]) -> tuple[Array, Refined, Chord]:
-        number, at, chord = carry
+    def correct(number: Array, carry: tuple[Refined, Chord]) -> tuple[Refined, Chord]:
+        del number
+        at, chord = carry
         # In units of the residual, whose square may leave float32's range.
-        unit = max_norm(at.residual)
+        unit = equation.size(at.residual)
         unit = jnp.where(unit > 0, unit, 1)
         rhs = (at.residual / unit).astype(single)
         slope = equation.slope_at(at.u).astype(single)
         none = jnp.zeros_like(rhs)
-        tangent = affine(coarse.matrix, none, slope, rhs)
+        tangent = affine(coarse.matrix, none, slope, rhs, in_rows=equation.in_rows)
         found, chord = settle(tangent, none, at.going, INNER, chord, num_samples)
         step = unit * found.value.astype(dtype)
         y = jnp.where(at.going, at.y + step, at.y)
         u, residual = _evaluated(equation, y)
         # A residual r leaves an error of r/rate in y and r/rate^2 in the gradient. The correction
         # has shown what 1/rate is.
-        slowness = jnp.maximum(1, max_norm(step) / unit)
-        size = max_norm(residual)
+        slowness = jnp.maximum(1, equation.size(step) / unit)
+        size = equation.size(residual)
         done = at.going & (size * slowness**2 <= tolerance)
         # A correction that falls short of its tolerance is one all the same.
         going = at.going & ~done & (size < unit / 4)
         num_steps = at.num_steps + found.num_steps + at.going.astype(dtype)
-        return number + 1, Refined(y, u, residual, going, at.done | done, num_steps), chord
+        return Refined(y, u, residual, going, at.done | done, num_steps), chord
 
-    def unfinished(carry: tuple[Array, Refined, Chord]) -> Bool[Array, ""]:
-        return (carry[0] < CORRECTIONS) & jnp.any(carry[1].going)
-
-    carry = (jnp.zeros((), jnp.int32), start, chord)
-    _, refined, chord = jax.lax.while_loop(unfinished, correct, carry)
-    return refined, chord
+    return repeat_together(correct, (start, chord), lambda carry: carry[0].going, CORRECTIONS)
 
 
 def first_chord(matrix: Float[Array, "n n shared"]) -> Chord:
@@ -117,10 +123,11 @@ def first_chord(matrix: Float[Array, "n n shared"]) -> Chord:
     return unknown_chord(matrix.astype(jnp.float32))
 
 
-def in_single_precision(equation: Equation, y: States) -> States:
+def in_single_precision(equation: Equation, y: Float[Array, "n batch"]) -> Float[Array, "n batch"]:
     """A y + b."""
-    equation = equation.astype(jnp.float32)
-    return equation.times(y.astype(jnp.float32)) + equation.drive
+    equation = equation.astype(jnp.float32).laid_out()
+    y = equation.turned(y.astype(jnp.float32))
+    return equation.turned(equation.times(y) + equation.drive)
 
 
 def _evaluated(equation: Equation, y: States) -> tuple[States, States]:

@@ -15,22 +15,18 @@ price is one factorisation a batch.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax import linear
-from irnn_jax.activations import value_and_slope
 from irnn_jax.lazily import at_most_once
-from irnn_jax.max_norm import max_norm
-from irnn_jax.precision import in_precision
-from irnn_jax.problem import DIRECT_UP_TO, DenseProblem
+from irnn_jax.problem import DIRECT_UP_TO
 from irnn_jax.solvers.base import repeat
-
-States = Float[Array, "n batch"]
+from irnn_jax.solvers.equation import Equation, Samples, States
 
 # On a CPU a factorisation with its n solves takes as long as n/N times so many products with N
 # samples. Elsewhere products are too fast for it to pay.
@@ -44,106 +40,44 @@ PLAIN_STEPS, ALONE_STEPS = 30, 60
 PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.9
 # An error e leaves a residual of up to |I - D A| e.
 MARGIN = 0.25
+# Steps between two looks at them, which then cost as much as a product.
+STEPS_A_LOOK = 3
 # Of so few neurons a factorisation for every sample costs less than all this.
 FACTORISE_UP_TO = linear.BLOCKS_UP_TO
-
-
-class Equation(NamedTuple):
-    """u = b + A f(u).
-
-    Attributes:
-        matrix: A, (n, n, 1), or (n, n, batch) of samples with their own.
-        drive: b, (n, batch).
-        function: u, parameters -> f(u), elementwise, on (n, batch).
-        slope: f', likewise.
-        parameters: arrays that f depends on, (n, batch) each.
-    """
-
-    matrix: Float[Array, "n n shared"]
-    drive: States
-    function: Callable[[States, Any], States]
-    slope: Callable[[States, Any], States]
-    parameters: Any = ()
-
-    @classmethod
-    def of(cls, problem: DenseProblem) -> "Equation":
-        """Of a batch with one axis."""
-        return cls(
-            matrix=problem.matrix,
-            drive=problem.drive,
-            function=lambda u, _: problem.activation(u),
-            slope=lambda u, _: value_and_slope(problem.activation, u)[1],
-        )
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all samples have the same A."""
-        return self.matrix.shape[-1] == 1
-
-    def times(self, value: States) -> States:
-        """A f."""
-        return linear.multiply(self.matrix, value)
-
-    def value(self, u: States) -> States:
-        """f(u)."""
-        return self.function(u, self.parameters)
-
-    def slope_at(self, u: States) -> States:
-        """f'(u)."""
-        return self.slope(u, self.parameters)
-
-    def astype(self, dtype: Any) -> "Equation":
-        """The same in another precision."""
-        arrays = (self.matrix, self.drive, self.parameters)
-        matrix, drive, parameters = in_precision(arrays, dtype)
-        return self._replace(matrix=matrix, drive=drive, parameters=parameters)
-
-
-def affine(
-    matrix: Float[Array, "n n shared"], drive: States, slope: States, offset: States
-) -> Equation:
-    """The equation u = b + A (D u + c)."""
-    return Equation(
-        matrix=matrix,
-        drive=drive,
-        function=lambda u, given: given[0] * u + given[1],
-        slope=lambda u, given: given[0],
-        parameters=(slope, offset),
-    )
 
 
 class Chord(NamedTuple):
     """What a batch shares.
 
     Attributes:
-        mean: d, (n, 1).
+        mean: d, (n).
         response: B, (n, n).
         known: whether they are computed yet.
     """
 
-    mean: Float[Array, "n 1"]
+    mean: Float[Array, " n"]
     response: Float[Array, "n n"]
     known: Bool[Array, ""]
 
 
 class Settled(NamedTuple):
-    """Where a batch stands.
+    """Where a batch stands, laid out as its equation is.
 
     Attributes:
-        u: (n, batch).
-        value: f(u), (n, batch).
-        change: max|change| of the value in the last step, (batch).
-        going: which samples go on, (batch).
-        done: which are within the tolerance, by the rate at which they got there, (batch).
-        num_steps: (batch).
+        u: of all samples.
+        value: f(u).
+        change: max|change| of the value in the last step, of each sample.
+        going: which samples go on.
+        done: which are within the tolerance, by the rate at which they got there.
+        num_steps: of each sample.
     """
 
     u: States
     value: States
-    change: Float[Array, " batch"]
-    going: Bool[Array, " batch"]
-    done: Bool[Array, " batch"]
-    num_steps: Float[Array, " batch"]
+    change: Samples
+    going: Bool[Array, "_ _"]
+    done: Bool[Array, "_ _"]
+    num_steps: Samples
 
 
 class Limits(NamedTuple):
@@ -170,26 +104,28 @@ CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, expected=math.i
 def unknown_chord(matrix: Float[Array, "n n shared"]) -> Chord:
     """Before a batch is linearised: d = 0, for which B is A itself."""
     matrix = matrix[..., 0]
-    return Chord(mean=jnp.zeros_like(matrix[:, :1]), response=matrix, known=jnp.zeros((), bool))
+    return Chord(mean=jnp.zeros_like(matrix[0]), response=matrix, known=jnp.zeros((), bool))
 
 
 def settle(
     equation: Equation,
     u: States,
-    going: Bool[Array, " batch"],
-    tolerance: float | Float[Array, " batch"],
+    going: Bool[Array, "*samples"],
+    tolerance: ArrayLike,
     chord: Chord,
     num_samples: int | None = None,
 ) -> tuple[Settled, Chord]:
     """Iterate from u until f(u) is within the tolerance, for the samples that are `going`.
 
-    `num_samples` share the chord, those of u unless it is a piece of them.
+    u is laid out as the equation is. `num_samples` share the chord, those of u unless it is a piece
+    of them.
 
     Plain steps first, while each halves the change, and on a CPU while what they are expected to
     take costs less than a factorisation, if there is none yet: then the chord, for those that are
     left, whose mean slope it takes. What neither brings to its end is not `done`, and of no use.
     """
-    n, here = u.shape
+    n, here = equation.num_neurons, equation.num_samples
+    going, tolerance = equation.each(going), equation.each(tolerance)
     with_chord = equation.is_shared and n > DIRECT_UP_TO and jax.default_backend() == "cpu"
     if with_chord:
         price = FACTORISATION * n / max(num_samples or here, 1)
@@ -204,12 +140,13 @@ def settle(
     start = Settled(
         u=u,
         value=equation.value(u),
-        change=jnp.full(here, jnp.inf, u.dtype),
+        change=jnp.full(going.shape, jnp.inf, u.dtype),
         going=going & ~chord.known,
-        done=jnp.zeros(here, bool),
-        num_steps=jnp.zeros(here, u.dtype),
+        done=jnp.zeros(going.shape, bool),
+        num_steps=jnp.zeros(going.shape, u.dtype),
     )
-    first = _iterate(equation, plain, start, tolerance, limits)
+    every = STEPS_A_LOOK if equation.in_rows else 1
+    first = _iterate(equation, plain, start, tolerance, limits, every)
     if not with_chord:
         return first, chord
 
@@ -217,15 +154,18 @@ def settle(
         at, chord = carry
         left = going & ~at.done
 
-        def linearise(_: Chord, u: States, left: Bool[Array, " batch"]) -> Chord:
-            return _linearise(equation.matrix[..., 0], equation.slope_at(u), left)
+        def linearise(_: Chord, u: States, left: Bool[Array, "_ _"]) -> Chord:
+            return _linearise(equation, equation.slope_at(u), left)
 
         numbers = left & ~jnp.isnan(at.change)
         chord = at_most_once(~chord.known, linearise, chord, at.u, numbers)
+        mean = equation.turned(chord.mean[:, None])
 
         def step(u: States, value: States) -> States:
-            inner = value - chord.mean * (u - equation.drive)
-            return equation.drive + linear.matmul(chord.response, inner)
+            inner = value - mean * (u - equation.drive)
+            return equation.drive + equation.turned(
+                linear.matmul(chord.response, equation.turned(inner))
+            )
 
         at = at._replace(going=left)
         return _iterate(equation, step, at, tolerance, CHORD_LIMITS), chord
@@ -233,11 +173,12 @@ def settle(
     return at_most_once(jnp.any(going & ~first.done), by_chord, (first, chord))
 
 
-def _linearise(matrix: Float[Array, "n n"], slope: States, counted: Bool[Array, " batch"]) -> Chord:
+def _linearise(equation: Equation, slope: States, counted: Bool[Array, "_ _"]) -> Chord:
     """By the mean slope of the samples that are counted."""
-    total = jnp.sum(jnp.where(counted, slope, 0), axis=1, keepdims=True)
+    matrix = equation.matrix.T if equation.in_rows else equation.matrix[..., 0]
+    total = jnp.sum(jnp.where(counted, slope, 0), axis=0 if equation.in_rows else 1)
     mean = total / jnp.maximum(jnp.sum(counted), 1)
-    system = jnp.eye(len(matrix), dtype=matrix.dtype) - matrix * mean[:, 0]
+    system = jnp.eye(len(matrix), dtype=matrix.dtype) - matrix * mean
     return Chord(mean=mean, response=jnp.linalg.solve(system, matrix), known=jnp.ones((), bool))
 
 
@@ -245,21 +186,26 @@ def _iterate(
     equation: Equation,
     step: Callable[[States, States], States],
     start: Settled,
-    tolerance: float | Float[Array, " batch"],
+    tolerance: Array,
     limits: Limits,
+    every: int = 1,
 ) -> Settled:
-    """Repeat u <- step(u, f(u)) until each sample is done, or slow.
+    """Repeat u <- step(u, f(u)) until each sample is done, or slow, with a look every few steps.
 
     Samples that have ended take the steps of the others too: to keep them would cost as much as
     the rest of the arithmetic on them.
     """
 
-    def advance(number: Array, at: Settled) -> Settled:
-        u = step(at.u, at.value)
-        value = equation.value(u)
-        change = max_norm(value - at.value)
+    def advance(look: Array, at: Settled) -> Settled:
+        u, value, before = at.u, at.value, at.value
+        for _ in range(every):
+            u, before = step(u, value), value
+            value = equation.value(u)
+        change = equation.size(value - before)
+        number = every * look
         # Of the first step nobody knows how much is left after it.
-        ratio = jnp.where(number == 0, limits.ratio, change / at.change)
+        ratio = (change / at.change) ** (1 / every)
+        ratio = jnp.where(look == 0, limits.ratio, ratio)
         # What is left by a geometric series; and next to a fold, where it is slow, the gradient's
         # error is larger than the state's by as much again.
         left = change * ratio / (1 - jnp.minimum(ratio, limits.ratio)) ** 2
@@ -276,10 +222,11 @@ def _iterate(
             # NaN compares false, and ends the sample.
             going=at.going & ~done & (ratio <= limits.ratio) & jnp.all(soon),
             done=at.done | done,
-            num_steps=at.num_steps + at.going.astype(u.dtype),
+            num_steps=at.num_steps + every * at.going.astype(u.dtype),
         )
 
-    last = repeat(advance, start, lambda at: at.going, limits.steps, diffrax.ForwardMode())
+    looks = -(-limits.steps // every)
+    last = repeat(advance, start, lambda at: at.going, looks, diffrax.ForwardMode())
     return last._replace(
         u=jnp.where(start.going, last.u, start.u),
         value=jnp.where(start.going, last.value, start.value),

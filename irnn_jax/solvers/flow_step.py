@@ -1,0 +1,80 @@
+"""A step along the flow by an explicit exponential method, with an error that is controlled."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from irnn_jax.problem import State
+
+
+class Motion(NamedTuple):
+    """Where a batch stands.
+
+    Attributes:
+        state: Y, (n, *batch).
+        velocity: F(Y) = f(A Y + b) - Y, (n, *batch).
+        step_size: h of the next step, (*batch).
+        settling: whether the equilibrium is near, (*batch).
+        time: for how long the flow was followed, (*batch).
+        num_steps: (*batch).
+    """
+
+    state: State
+    velocity: State
+    step_size: Float[Array, "*batch"]
+    settling: Bool[Array, "*batch"]
+    time: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
+
+
+def flow_step(
+    function: Callable[[State], State],
+    size: Callable[[State], Array],
+    motion: Motion,
+    going: Bool[Array, "*samples"],
+    *,
+    error_tolerance: float,
+    reject_above: float,
+    near: float,
+) -> Motion:
+    """One step along dY/dt = function(Y) - Y of the samples that are `going`; see `Exponential`.
+
+    Args:
+        function: the map Y -> f(A Y + b).
+        size: max|v| of each sample, in the shape of what there is one of for each sample.
+        motion: where the batch stands.
+        going: who takes the step.
+        error_tolerance: the error of a step that its size aims for.
+        reject_above: a step with a larger error is taken back.
+        near: the distance to the equilibrium within which a sample settles.
+    """
+    h = motion.step_size
+    decay = jnp.exp(-h)
+    first = motion.state + (1 - decay) * motion.velocity
+    change = function(first) - (motion.state + motion.velocity)
+    second = (jnp.expm1(-h) / h + 1) * change
+    state = first + second
+    velocity = function(state) - state
+
+    error, before, after = (size(v) for v in (second, motion.velocity, velocity))
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    kept = error <= reject_above
+    factor = 0.8 * jnp.sqrt(error_tolerance / error)
+    factor = jnp.clip(factor, 0.1, jnp.where(kept, 5.0, 0.5))
+    # Steps that shrink by a ratio q go on for q/(1 - q) times the last one.
+    ratio = after / before
+    ahead = size(state - motion.state) * ratio / (1 - ratio)
+    settling = kept & (ratio < 0.7) & (ahead <= near)
+    h, kept, settling = jax.lax.stop_gradient((h * factor, kept, settling))
+    taken = going & kept
+    return Motion(
+        state=jnp.where(taken, state, motion.state),
+        velocity=jnp.where(taken, velocity, motion.velocity),
+        step_size=jnp.where(going, h, motion.step_size),
+        settling=motion.settling | (going & settling),
+        time=motion.time + jnp.where(taken, motion.step_size, 0),
+        num_steps=motion.num_steps + going.astype(state.dtype),
+    )
