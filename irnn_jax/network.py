@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from irnn_jax.linear import matmul
+from irnn_jax.linear import UNROLL_SHARED_UP_TO, matmul
 
 
 class Layer(NamedTuple):
@@ -244,7 +244,11 @@ def connections(net: Network, dtype: Any) -> Float[Array, "n n"]:
     for i, weights in enumerate(net.feedback):
         if weights is not None:
             blocks[i][i + 1] = weights.astype(dtype)
-    return jax.lax.optimization_barrier(jnp.block(cast(Any, blocks)))
+    matrix = jnp.block(cast(Any, blocks))
+    if len(matrix) <= UNROLL_SHARED_UP_TO:
+        return matrix
+    # Computed once: XLA would put the blocks together anew in each of a dozen uses.
+    return jax.lax.optimization_barrier(matrix)
 
 
 def drive(net: Network, x: Float[Array, "batch inputs"]) -> Float[Array, "batch n"]:
