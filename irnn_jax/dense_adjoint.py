@@ -119,7 +119,7 @@ def _solve(kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rh
         matrix, slope, rhs = part
         return _iterate(kind, matrix, slope, rhs, chord, count)
 
-    batch, width = (matrix, slope, rhs), piece_width(matrix)
+    batch, width = (matrix, slope, rhs), piece_width(matrix, count)
     return where_it_pays(piece, first_chord(matrix), batch, count=count, width=width)[1]
 
 

@@ -20,7 +20,8 @@ Samples = Float[Array, "_ _"]
 # Up to so many neurons and samples a product in rows takes half as long, on a CPU. More samples go
 # in pieces, and the slowest of a piece keeps fewer waiting the smaller they are.
 ROWS_OF_UP_TO, ROWS_UP_TO = 200, 32
-PIECE, PIECE_WITH_OWN_MATRICES = 64, 128
+# More neurons: more samples than these go in pieces. Own matrices: so many samples in a piece.
+PIECE, AT_ONCE = 64, 128
 
 
 class Equation(NamedTuple):
@@ -115,11 +116,11 @@ class Equation(NamedTuple):
         return jnp.reshape(numbers, (-1, 1) if self.in_rows else (1, -1))
 
 
-def piece_width(matrix: Float[Array, "n n shared"]) -> int:
-    """How many samples at a time are fastest on a CPU."""
+def piece_width(matrix: Float[Array, "n n shared"], count: int) -> int:
+    """How many of so many samples at a time are fastest on a CPU."""
     if _rows_pay(matrix):
         return ROWS_UP_TO
-    return PIECE if matrix.shape[-1] == 1 else PIECE_WITH_OWN_MATRICES
+    return PIECE if matrix.shape[-1] == 1 and count > AT_ONCE else AT_ONCE
 
 
 def _rows_pay(matrix: Float[Array, "n n shared"]) -> bool:

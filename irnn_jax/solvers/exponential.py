@@ -111,7 +111,7 @@ class Exponential:
             problem, y0 = part
             return self._solve_piece(problem, y0, chord, count, adjoint)
 
-        chord, width = first_chord(problem.matrix), piece_width(problem.matrix)
+        chord, width = first_chord(problem.matrix), piece_width(problem.matrix, count)
         return where_it_pays(piece, chord, (problem, y0), count=count, width=width)[1]
 
     def _solve_piece(
