@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from irnn_jax.max_norm import max_norm
+from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
 from irnn_jax.solvers.equation import Equation
@@ -48,12 +49,15 @@ def approach(
         refined, _ = settle_refined(equation, start, problem.contracts, tolerance, chord)
         return jnp.where(refined.done, refined.y, y0), refined.done
     near = 5 * float(jnp.finfo(y0.dtype).eps) ** 0.25
+    # Far from float32's rounding, in any dtype.
+    rough = plain and isinstance(problem, DenseProblem)
+    coarse, start = in_precision((problem, y0), jnp.float32) if rough else (problem, y0)
 
     def advance(number: Array, carry: Approach) -> Approach:
         del number
-        state = jnp.where(carry.going, problem.map(carry.state), carry.state)
+        state = jnp.where(carry.going, coarse.map(carry.state), carry.state)
         return Approach(state, carry.going & (max_norm(state - carry.state) > near))
 
-    start = Approach(y0, problem.contracts)
-    last = repeat(advance, start, lambda carry: carry.going, MAX_EVALUATIONS, adjoint)
-    return last.state, nowhere
+    going = Approach(start, problem.contracts)
+    last = repeat(advance, going, lambda carry: carry.going, MAX_EVALUATIONS, adjoint)
+    return jnp.where(problem.contracts, last.state.astype(y0.dtype), y0), nowhere
