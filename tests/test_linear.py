@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.linear import factorize
+from irnn_jax.linear import factorize, multiply_transposed
 
 # Both sides of each threshold; 600 float32 samples of 16 are sums that XLA would hand on.
 SIZES = [1, 2, 3, 4, 7, 8, 16, 17, 32, 33]
@@ -54,3 +54,20 @@ def test_samples_share_a_matrix(n):
     rhs = np.random.default_rng(n).normal(size=(n, 5))
     found = factorize(jnp.asarray(matrices)).solve(jnp.asarray(rhs))
     np.testing.assert_allclose(found, np.linalg.solve(matrices[..., 0], rhs), rtol=1e-9)
+
+
+# Unrolled and by a product; a matrix that all samples share, with and without an axis for them, and
+# one for each.
+@pytest.mark.parametrize(
+    "shape", [(3, 5), (3, 5, 1), (3, 5, 4), (40, 30), (40, 30, 1), (40, 30, 4)]
+)
+def test_a_transposed_product(shape):
+    rng = np.random.default_rng(0)
+    matrix, vector = rng.normal(size=shape), rng.normal(size=(shape[0], 4))
+    each = np.broadcast_to(matrix.reshape(*shape[:2], -1), (*shape[:2], 4))
+    expected = np.einsum("ijb,ib->jb", each, vector)
+    found = jax.jit(multiply_transposed)(matrix, vector)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    if len(shape) == 2:
+        alone = jax.jit(multiply_transposed)(matrix, vector[:, 0])
+        np.testing.assert_allclose(alone, expected[:, 0], rtol=0, atol=1e-13)
