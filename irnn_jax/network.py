@@ -244,9 +244,14 @@ def connections(net: Network, dtype: Any) -> Float[Array, "n n"]:
     for i, weights in enumerate(net.feedback):
         if weights is not None:
             blocks[i][i + 1] = weights.astype(dtype)
-    matrix = jnp.block(cast(Any, blocks))
-    if len(matrix) <= UNROLL_SHARED_UP_TO:
-        return matrix
+    if sum(sizes) <= UNROLL_SHARED_UP_TO:
+        return jnp.block(cast(Any, blocks))
+    # As a sum, which is one loop over the memory; `block` would write it once an axis.
+    near = [(i, j) for i in range(len(sizes)) for j in range(len(sizes)) if abs(i - j) <= 1]
+    ends = np.cumsum((0, *sizes)).tolist()
+    padding = [[(ends[k], ends[-1] - ends[k + 1]) for k in place] for place in near]
+    padded = [jnp.pad(blocks[i][j], around) for (i, j), around in zip(near, padding, strict=True)]
+    matrix = sum(padded[1:], padded[0])
     # Computed once: XLA would put the blocks together anew in each of a dozen uses.
     return jax.lax.optimization_barrier(matrix)
 
