@@ -18,8 +18,9 @@ from rich.table import Table
 from benchmarks.regimes import Cell, Random, Task, draw
 from irnn_jax.network import connections, drive
 from irnn_jax.problem import DenseProblem
+from irnn_jax.solvers.chord import Chord, unknown_chord
 from irnn_jax.solvers.equation import Equation
-from irnn_jax.solvers.settle import Chord, settle, unknown_chord
+from irnn_jax.solvers.settle import settle
 
 GAINS, SAMPLES, SOME, TOLERANCE = (1, 2, 3, 4), 1024, 4, 1e-10
 
@@ -54,7 +55,7 @@ def plain_steps(equation: Equation) -> int:
 
 def radii(equation: Equation, u: jax.Array, chord: Chord) -> tuple[float, float]:
     """Of a plain step and of a chord's, the largest over some samples."""
-    matrix, slope = np.asarray(equation.matrix[..., 0]), np.asarray(equation.slope_at(u))
+    matrix, slope = np.asarray(equation.matrix), np.asarray(equation.slope_at(u))
     response, mean = np.asarray(chord.response), np.asarray(chord.mean)
 
     def radius(m: np.ndarray) -> float:
@@ -74,7 +75,7 @@ def main() -> None:
     for gain in GAINS:
         equation = equation_of(gain)
         going = jnp.ones(SAMPLES, bool)
-        start = unknown_chord(equation.matrix)
+        start = unknown_chord(equation.num_neurons, jnp.float64)
         settled, chord = settle(equation, equation.drive, going, TOLERANCE, start)
         assert bool(jnp.all(settled.done))
         plain, by_chord = radii(equation, settled.u, chord)

@@ -18,37 +18,51 @@ from jaxtyping import Array, Float
 
 from irnn_jax.gradients import AdjointSystem
 from irnn_jax.lazily import at_most_once
-from irnn_jax.linear import BLOCKS_UP_TO, factorize, multiply, product
+from irnn_jax.linear import BLOCKS_UP_TO, factorize, multiply, multiply_transposed, product
 from irnn_jax.max_norm import max_norm
 from irnn_jax.network import feedforward_mask
 from irnn_jax.problem import DIRECT_UP_TO, State
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solvers import Anderson
+from irnn_jax.solvers.chord import Chord, unknown_chord
 from irnn_jax.solvers.equation import Equation, affine, piece_width
 from irnn_jax.solvers.in_pieces import where_it_pays
-from irnn_jax.solvers.refine import Refined, first_chord, settle_refined
-from irnn_jax.solvers.settle import FACTORISE_UP_TO, Chord
+from irnn_jax.solvers.refine import Refined, settle_refined
+from irnn_jax.solvers.settle import FACTORISE_UP_TO
 
 
 def dense_adjoint_system(
-    matrix: Float[Array, "n n"], slope: Float[Array, "n batch"], sizes: tuple[int, ...]
+    matrix: Float[Array, "n n"],
+    slope: Float[Array, "n batch"],
+    sizes: tuple[int, ...],
+    chord: Chord | None = None,
 ) -> AdjointSystem:
-    """The systems of all samples; `sizes` are the layers', from input to output."""
-    transpose = matrix.T[:, :, None]
-    feedforward = jnp.where(feedforward_mask(sizes), matrix, 0).T[:, :, None]
+    """The systems of all samples; `sizes` are the layers', from input to output.
+
+    `chord` is the linearisation that the equilibrium was found with, if it was with one.
+    """
+    shared = matrix[:, :, None]
+    feedforward = jnp.where(feedforward_mask(sizes)[:, :, None], shared, 0)
+
+    def adjoint(rhs: State) -> State:
+        if chord is None:
+            return solve_adjoint(shared, slope, rhs)
+        mean, response, known = chord.transposed()
+        given = (mean[:, None], response[:, :, None], known[None])
+        return solve_adjoint_by_chord(shared, slope, rhs, *given)
 
     def solve(rhs: State, _: Any) -> State:
         # The rule for a linear solve differentiates the system, and never how it is solved.
         return jax.lax.custom_linear_solve(
-            lambda w: w - multiply(transpose, slope * w),
+            lambda w: w - multiply_transposed(shared, slope * w),
             rhs,
-            lambda _, g: solve_adjoint(transpose, slope, g),
-            lambda _, g: solve_tangent(matrix[:, :, None], slope, g),
+            lambda _, g: adjoint(g),
+            lambda _, g: solve_tangent(shared, slope, g),
         )
 
     return AdjointSystem(
-        pullback=lambda w: multiply(transpose, slope * w),
-        feedforward_pullback=lambda w: multiply(feedforward, slope * w),
+        pullback=lambda w: multiply_transposed(shared, slope * w),
+        feedforward_pullback=lambda w: multiply_transposed(feedforward, slope * w),
         depth=len(sizes),
         solve=solve,
     )
@@ -61,31 +75,29 @@ class Kind(NamedTuple):
         operator: K w.
         direct: g, slope -> w, by a factorisation for each sample.
         equation: g -> the same as an equation u = b + A f(u).
-        first: g -> a first guess of its u.
         solution: what was found of the equation -> w.
     """
 
     operator: Callable[[Array], Array]
     direct: Callable[[Array, Array], Array]
     equation: Callable[[Array], Equation]
-    first: Callable[[Array], Array]
     solution: Callable[[Refined], Array]
 
 
-def _adjoint(transpose: Array, slope: Array) -> Kind:
-    """(I - A^T D) w = g, of A^T."""
+def _adjoint(matrix: Array, slope: Array) -> Kind:
+    """(I - A^T D) w = g, of A."""
 
     def direct(rhs: Array, slope: Array) -> Array:
-        factors = factorize(_identity_minus_jacobian(jnp.swapaxes(transpose, 0, 1), slope))
+        factors = factorize(_identity_minus_jacobian(matrix, slope))
         w = factors.solve_transposed(rhs)
-        return w + factors.solve_transposed(rhs - w + _times(transpose, slope * w))
+        again = _times(jnp.swapaxes(matrix, 0, 1), slope * w)
+        return w + factors.solve_transposed(rhs - w + again)
 
     # w = g + A^T v with v = D w.
     return Kind(
-        operator=lambda w: multiply(transpose, slope * w),
+        operator=lambda w: multiply_transposed(matrix, slope * w),
         direct=direct,
-        equation=lambda rhs: affine(transpose, rhs, slope, jnp.zeros_like(rhs)),
-        first=lambda rhs: rhs,
+        equation=lambda g: affine(matrix, g, slope, jnp.zeros_like(g), transposed=True),
         solution=lambda found: found.u,
     )
 
@@ -103,14 +115,17 @@ def _tangent(matrix: Array, slope: Array) -> Kind:
         operator=lambda v: slope * multiply(matrix, v),
         direct=direct,
         equation=lambda rhs: affine(matrix, jnp.zeros_like(rhs), slope, rhs),
-        first=jnp.zeros_like,
         solution=lambda found: found.y,
     )
 
 
-def _solve(kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rhs: Array) -> Array:
+def _solve(
+    kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rhs: Array, *chord: Array
+) -> Array:
     """Directly with few neurons; else by iteration, in pieces that stay in the cache."""
     n, count = rhs.shape
+    # With an axis for samples, of length one: as `side_by_side` has it.
+    first = Chord(*(leaf[..., 0] for leaf in chord)) if chord else unknown_chord(n)
     if n <= FACTORISE_UP_TO:
         return kind(matrix, slope).direct(rhs, slope)
 
@@ -119,11 +134,12 @@ def _solve(kind: Callable[[Array, Array], Kind], matrix: Array, slope: Array, rh
         matrix, slope, rhs = part
         return _iterate(kind, matrix, slope, rhs, chord, count)
 
-    batch, width = (matrix, slope, rhs), piece_width(matrix, count)
-    return where_it_pays(piece, first_chord(matrix), batch, count=count, width=width)[1]
+    batch, width = (matrix, slope, rhs), piece_width(matrix)
+    return where_it_pays(piece, first, batch, count=count, width=width)[1]
 
 
 solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1), 1)
+solve_adjoint_by_chord = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1, 1, 2, 0), 1)
 solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1), 1)
 
 
@@ -152,7 +168,7 @@ def _iterate(
     unit = jnp.where(size > 0, size, 1)
     rhs = rhs / unit
     found, chord = settle_refined(
-        system.equation(rhs), system.first(rhs), size != 0, accuracy, chord, num_samples
+        system.equation(rhs), jnp.zeros_like(rhs), size != 0, accuracy, chord, num_samples
     )
     state, done = jnp.where(found.done, system.solution(found), rhs), found.done | (size == 0)
     if len(rhs) <= DIRECT_UP_TO:

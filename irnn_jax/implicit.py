@@ -147,7 +147,9 @@ def _solve_dense(
             matrix=matrix, drive=drive, activation=method.activation, **of_samples
         )
         solution = solve_batch(problem, jnp.zeros_like(drive), method)
-        return only_stable(problem, solution, method) if method.check_stability else solution
+        if not method.check_stability:
+            return solution
+        return only_stable(problem, solution, method)._replace(chord=solution.chord)
 
     if not isinstance(method.gradient, Unrolled):
         out = Solution(state=1, residual=0, num_steps=0, status=0)  # pyright: ignore[reportArgumentType]
@@ -164,16 +166,17 @@ def _solve_dense(
 
 def _dense_forward(method, matrix, drive, tolerance, probe):
     solution: Any = _dense_rule(method, matrix, drive, tolerance, probe)
-    return solution, (matrix, drive, tolerance, solution.state, solution.converged)
+    saved = (matrix, drive, tolerance, solution.state, solution.converged, solution.chord)
+    return solution, saved
 
 
 def _dense_backward(method: DenseMethod, saved, cotangents: Solution):
-    matrix, drive, tolerance, state, converged = saved
+    matrix, drive, tolerance, state, converged, chord = saved
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     state = jnp.where(converged[:, None], state, 0).T
     slope = accurate_slope(method.activation, matmul(matrix, state) + drive.T)
     slope = jnp.where(converged, slope, 0)
-    system = dense_adjoint_system(matrix, slope, method.sizes)
+    system = dense_adjoint_system(matrix, slope, method.sizes, chord)
     adjoint, report = solve_adjoint(system, cotangents.state.T, converged, method)
     u = slope * adjoint
     # Where a search ends is no function of when.

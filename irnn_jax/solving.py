@@ -13,17 +13,19 @@ from irnn_jax.lazily import at_most_once
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers import Solver
 from irnn_jax.solvers.base import Escalating, residual_of, tolerance_of
+from irnn_jax.solvers.chord import Chord
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
 
 
 class Solution(NamedTuple):
-    """An equilibrium as flat states; see `irnn_jax.Equilibrium` for the fields."""
+    """An equilibrium as flat states; see `irnn_jax.Equilibrium` and `Solved` for the fields."""
 
     state: Float[Array, "*batch n"]
     residual: Float[Array, "*batch"]
     num_steps: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
+    chord: Chord | None = None
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:
@@ -66,7 +68,13 @@ def solve_batch(problem: Problem, y0: State, method: Method) -> Solution:
     residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
     tolerance = tolerance_of(method.solver, problem, state.dtype)
     status = judge(residual, jax.lax.stop_gradient(solved.time), tolerance)
-    return Solution(state=state, residual=residual, num_steps=solved.num_steps, status=status)
+    return Solution(
+        state=state,
+        residual=residual,
+        num_steps=solved.num_steps,
+        status=status,
+        chord=jax.lax.stop_gradient(solved.chord),
+    )
 
 
 def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> Solution:
@@ -96,7 +104,7 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
         num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
         return chosen._replace(num_steps=num_steps)
 
-    solution = flagged(solution)
+    solution = flagged(solution._replace(chord=None))
     if not isinstance(method.solver, Escalating):
         return solution
     cautious = dataclasses.replace(method, solver=method.solver.more_cautious())

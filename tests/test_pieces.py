@@ -53,7 +53,7 @@ def test_pieces_are_for_one_cpu():
 )
 def test_wide_networks_in_pieces(monkeypatch, hidden, gain, dtype):
     net = network((4, hidden, 3), scale=gain / np.sqrt(hidden))
-    x = inputs(net, batch=2 * piece_width(connections(net, dtype)[:, :, None], 1000) + 3)
+    x = inputs(net, batch=2 * piece_width(connections(net, dtype)[:, :, None]) + 3)
     net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (net, x))
 
     def gradient(in_pieces):

@@ -9,23 +9,24 @@ from scipy.special import expit
 import irnn_jax as irnn
 from irnn_jax.activations import value_and_slope
 from irnn_jax.dense_adjoint import solve_adjoint, solve_tangent
+from irnn_jax.solvers.chord import unknown_chord
 from irnn_jax.solvers.equation import Equation, affine
-from irnn_jax.solvers.refine import first_chord, settle_refined
-from irnn_jax.solvers.settle import settle, unknown_chord
+from irnn_jax.solvers.refine import settle_refined
+from irnn_jax.solvers.settle import settle
 from tests.problems import inputs, network, relative_error
 
 
 def _equation(matrix, drive):
     return Equation(
-        matrix=matrix,
+        matrix=matrix[..., 0] if matrix.shape[-1] == 1 else matrix,
         drive=drive,
         function=lambda u, _: jax.nn.sigmoid(u),
         slope=lambda u, _: value_and_slope(jax.nn.sigmoid, u)[1],
     )
 
 
-def _refined(equation, u, going, tolerance):
-    return settle_refined(equation, u, going, tolerance, first_chord(equation.matrix))[0]
+def _refined(equation, y, going, tolerance):
+    return settle_refined(equation, y, going, tolerance, unknown_chord(equation.num_neurons))[0]
 
 
 def _problem(n, samples, gain, *, shared=True):
@@ -87,7 +88,9 @@ def test_the_chord_contracts_where_plain_steps_crawl():
     matrix, drive = _problem(130, 200, 3)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
     going = jnp.ones(200, bool)
-    settled, chord = settle(equation, equation.drive, going, 1e-10, unknown_chord(equation.matrix))
+    settled, chord = settle(
+        equation, equation.drive, going, 1e-10, unknown_chord(equation.num_neurons, jnp.float64)
+    )
     assert bool(chord.known)
     assert np.all(settled.done)
     y, plain, change = np.zeros_like(drive), 0, 1.0
@@ -102,7 +105,7 @@ def test_the_chord_contracts_where_plain_steps_crawl():
 def test_few_samples_are_not_worth_a_factorisation():
     matrix, drive = _problem(130, 3, 1)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
-    start = unknown_chord(equation.matrix)
+    start = unknown_chord(equation.num_neurons, jnp.float64)
     settled, chord = settle(equation, equation.drive, jnp.ones(3, bool), 1e-10, start)
     assert np.all(settled.done)
     assert not bool(chord.known)
@@ -120,7 +123,7 @@ def test_a_batch_is_linearised_once():
         again, after = settle_refined(equation, equation.drive, going, 1e-12, chord)
         return found.done & again.done, chord, after
 
-    done, chord, after = jax.jit(solve)(first_chord(equation.matrix))
+    done, chord, after = jax.jit(solve)(unknown_chord(equation.num_neurons))
     assert np.all(done)
     assert bool(chord.known)
     np.testing.assert_array_equal(after.response, chord.response)
@@ -170,7 +173,7 @@ def test_the_adjoint_systems_of_wide_layers(n, samples, gain, scale):
     rhs[:, 0] = 0
     system = np.eye(n) - slope.T[:, :, None] * matrix[..., 0]
     for solve, of, matrices in (
-        (solve_adjoint, np.swapaxes(matrix, 0, 1), np.swapaxes(system, 1, 2)),
+        (solve_adjoint, matrix, np.swapaxes(system, 1, 2)),
         (solve_tangent, matrix, system),
     ):
         expected = np.linalg.solve(matrices, rhs.T[:, :, None])[..., 0].T
@@ -216,7 +219,7 @@ def test_plain_steps_go_on_while_they_will_end_in_time(rate, ends):
     matrix = rate * jnp.eye(40)[:, :, None]
     drive = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)))
     equation = affine(matrix, drive, jnp.ones_like(drive), jnp.zeros_like(drive))
-    chord = unknown_chord(equation.matrix)
+    chord = unknown_chord(equation.num_neurons, jnp.float64)
     settled, _ = settle(equation, drive, jnp.ones(3, bool), 3e-6, chord)
     assert np.all(settled.done == ends)
     if ends:

@@ -10,8 +10,9 @@ from irnn_jax.max_norm import max_norm
 from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import repeat
+from irnn_jax.solvers.chord import unknown_chord
 from irnn_jax.solvers.equation import Equation
-from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
+from irnn_jax.solvers.refine import settle_refined
 from irnn_jax.solvers.settle import FACTORISE_UP_TO
 
 # A step of Newton's method costs as much as five to ten evaluations of the map.
@@ -44,9 +45,8 @@ def approach(
     large = y0.ndim == 2 and len(y0) > FACTORISE_UP_TO
     if plain and large and isinstance(problem, DenseProblem):
         equation = Equation.of(problem)
-        start = in_single_precision(equation, y0)
-        chord = first_chord(problem.matrix)
-        refined, _ = settle_refined(equation, start, problem.contracts, tolerance, chord)
+        chord = unknown_chord(len(y0))
+        refined, _ = settle_refined(equation, y0, problem.contracts, tolerance, chord)
         return jnp.where(refined.done, refined.y, y0), refined.done
     near = 5 * float(jnp.finfo(y0.dtype).eps) ** 0.25
     # Far from float32's rounding, in any dtype.

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.chord import Chord
 from irnn_jax.together import repeat_together
 
 
@@ -27,6 +28,7 @@ class Solved(NamedTuple):
         finished: whether a sample ended by itself, and not with the last step it was given,
             (*batch).
         residual: max|F| at the state, (*batch); None where the solver did not evaluate it there.
+        chord: a linearisation that all samples share, which the adjoint can use; None without.
     """
 
     state: State
@@ -34,6 +36,7 @@ class Solved(NamedTuple):
     time: Float[Array, "*batch"] | float = 0.0
     finished: Bool[Array, "*batch"] | bool = True
     residual: Float[Array, "*batch"] | None = None
+    chord: Chord | None = None
 
 
 @runtime_checkable

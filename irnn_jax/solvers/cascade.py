@@ -78,11 +78,12 @@ class Cascade:
             )
 
         solved = self.solvers[0].solve(problem, y0, adjoint)
-        solved = solved._replace(residual=residual_of(problem, solved))
+        chord = solved.chord
+        solved = solved._replace(residual=residual_of(problem, solved), chord=None)
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
                 again = functools.partial(retry, solver=solver)
                 solved = at_most_once(failed(solved), again, solved, problem, y0)
             else:
                 solved = retry(solved, problem, y0, solver)
-        return solved
+        return solved._replace(chord=chord)

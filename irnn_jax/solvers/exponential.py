@@ -23,12 +23,12 @@ from irnn_jax.solvers.base import (
     repeat,
     tolerance_of,
 )
+from irnn_jax.solvers.chord import Chord, chord_pays, unknown_chord
 from irnn_jax.solvers.equation import Equation, piece_width
 from irnn_jax.solvers.flow_step import Motion, flow_step
 from irnn_jax.solvers.in_pieces import where_it_pays
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
-from irnn_jax.solvers.refine import first_chord, in_single_precision, settle_refined
-from irnn_jax.solvers.settle import Chord
+from irnn_jax.solvers.refine import settle_refined
 
 
 class Found(NamedTuple):
@@ -111,8 +111,10 @@ class Exponential:
             problem, y0 = part
             return self._solve_piece(problem, y0, chord, count, adjoint)
 
-        chord, width = first_chord(problem.matrix), piece_width(problem.matrix, count)
-        return where_it_pays(piece, chord, (problem, y0), count=count, width=width)[1]
+        chord, width = unknown_chord(len(y0)), piece_width(problem.matrix)
+        chord, solved = where_it_pays(piece, chord, (problem, y0), count=count, width=width)
+        pays = chord_pays(len(y0), is_shared=problem.matrix.shape[-1] == 1)
+        return solved._replace(chord=chord if pays else None)
 
     def _solve_piece(
         self,
@@ -125,7 +127,7 @@ class Exponential:
         """`solve` for a piece of a batch of `num_samples`, and what the next one can use."""
         tolerance = tolerance_of(self, problem, y0.dtype)
         # Steps with an error of a hundredth need no more than single precision.
-        motion, rest = self._follow_in_rows(in_precision(problem, jnp.float32), y0, adjoint)
+        motion, rest = self._follow_in_rows(problem, y0, adjoint)
         motion = in_precision(motion, y0.dtype)._replace(settling=rest)
         found, chord = self._settle(problem, motion, tolerance, chord, num_samples, adjoint)
         return chord, self._chosen(problem, motion, found, tolerance)
@@ -152,7 +154,7 @@ class Exponential:
         self, problem: DenseProblem, y0: State, adjoint: diffrax.AbstractAdjoint
     ) -> tuple[Motion, Bool[Array, " batch"]]:
         """The flow of a batch in float32, and which of its samples need no more of it."""
-        equation = Equation.of(problem).laid_out()
+        equation = Equation.of(problem).laid_out().astype(jnp.float32)
         enough = default_tolerance(jnp.float32)
 
         def function(y: State) -> State:
@@ -228,9 +230,8 @@ class Exponential:
     ) -> tuple[Found, Chord]:
         """The rest of the way, for the samples that settle."""
         equation = Equation.of(problem)
-        near = in_single_precision(equation, motion.state)
         refined, chord = settle_refined(
-            equation, near, motion.settling, tolerance, chord, num_samples
+            equation, motion.state, motion.settling, tolerance, chord, num_samples
         )
         left = motion.settling & ~refined.done
 

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.lazily import at_most_once
+from irnn_jax.solvers.chord import Chord
 from irnn_jax.solvers.equation import Equation, States, affine
-from irnn_jax.solvers.settle import Chord, settle, unknown_chord
+from irnn_jax.solvers.settle import settle
 from irnn_jax.together import repeat_together
 
 # To be had in float32 by sums of hundreds of products, relative to the largest number.
@@ -44,20 +46,20 @@ class Refined(NamedTuple):
 
 def settle_refined(
     equation: Equation,
-    u: Float[Array, "n batch"],
+    y: Float[Array, "n batch"],
     going: Bool[Array, " batch"],
     tolerance: float | Float[Array, " batch"],
     chord: Chord,
     num_samples: int | None = None,
 ) -> tuple[Refined, Chord]:
-    """Solve y = f(A y + b) from u near A y + b, for the samples that are `going`.
+    """Solve y = f(A y + b) from y, for the samples that are `going`.
 
-    In float32 that is `settle`, whose `chord` and `num_samples` these are. Of u only the first
+    In float32 that is `settle`, whose `chord` and `num_samples` these are. Of y only the first
     digits count, in any dtype. What does not get there is not `done`, and of no use.
     """
     equation = equation.laid_out()
-    u, going = equation.turned(u), equation.each(going)
-    found, chord = _refine(equation, u, going, equation.each(tolerance), chord, num_samples)
+    y, going = equation.turned(y), equation.each(going)
+    found, chord = _refine(equation, y, going, equation.each(tolerance), chord, num_samples)
     states = {name: equation.turned(getattr(found, name)) for name in ("y", "u", "residual")}
     numbers = {name: getattr(found, name).reshape(-1) for name in ("going", "done", "num_steps")}
     return Refined(**states, **numbers), chord
@@ -65,7 +67,7 @@ def settle_refined(
 
 def _refine(
     equation: Equation,
-    u: States,
+    y: States,
     going: Bool[Array, "_ _"],
     tolerance: Array,
     chord: Chord,
@@ -74,7 +76,13 @@ def _refine(
     """The same, laid out as the equation is."""
     dtype, single = equation.drive.dtype, jnp.float32
     coarse = equation.astype(single)
-    u = u.astype(single)
+
+    def followed(_: States, y: States) -> States:
+        return coarse.times(y) + coarse.drive
+
+    # What begins at zero has no product to wait for.
+    y = y.astype(single)
+    u = at_most_once(jnp.any(y != 0), followed, coarse.drive, y)
     first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
@@ -116,18 +124,6 @@ def _refine(
         return Refined(y, u, residual, going, at.done | done, num_steps), chord
 
     return repeat_together(correct, (start, chord), lambda carry: carry[0].going, CORRECTIONS)
-
-
-def first_chord(matrix: Float[Array, "n n shared"]) -> Chord:
-    """The `chord` of a batch of which nothing is known yet."""
-    return unknown_chord(matrix.astype(jnp.float32))
-
-
-def in_single_precision(equation: Equation, y: Float[Array, "n batch"]) -> Float[Array, "n batch"]:
-    """A y + b."""
-    equation = equation.astype(jnp.float32).laid_out()
-    y = equation.turned(y.astype(jnp.float32))
-    return equation.turned(equation.times(y) + equation.drive)
 
 
 def _evaluated(equation: Equation, y: States) -> tuple[States, States]:

@@ -18,18 +18,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import diffrax
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool
 
 from irnn_jax import linear
 from irnn_jax.lazily import at_most_once
-from irnn_jax.problem import DIRECT_UP_TO
 from irnn_jax.solvers.base import repeat
+from irnn_jax.solvers.chord import Chord, chord_of, chord_pays
 from irnn_jax.solvers.equation import Equation, Samples, States
 
 # On a CPU a factorisation with its n solves takes as long as n/N times so many products with N
-# samples. Elsewhere products are too fast for it to pay.
+# samples.
 FACTORISATION = 3.0
 # What a chord usually takes.
 CHORD_EXPECTED = 5
@@ -44,20 +43,6 @@ MARGIN = 0.25
 STEPS_A_LOOK = 3
 # Of so few neurons a factorisation for every sample costs less than all this.
 FACTORISE_UP_TO = linear.BLOCKS_UP_TO
-
-
-class Chord(NamedTuple):
-    """What a batch shares.
-
-    Attributes:
-        mean: d, (n).
-        response: B, (n, n).
-        known: whether they are computed yet.
-    """
-
-    mean: Float[Array, " n"]
-    response: Float[Array, "n n"]
-    known: Bool[Array, ""]
 
 
 class Settled(NamedTuple):
@@ -101,12 +86,6 @@ class Limits(NamedTuple):
 CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, expected=math.inf, steps=40)
 
 
-def unknown_chord(matrix: Float[Array, "n n shared"]) -> Chord:
-    """Before a batch is linearised: d = 0, for which B is A itself."""
-    matrix = matrix[..., 0]
-    return Chord(mean=jnp.zeros_like(matrix[0]), response=matrix, known=jnp.zeros((), bool))
-
-
 def settle(
     equation: Equation,
     u: States,
@@ -126,7 +105,7 @@ def settle(
     """
     n, here = equation.num_neurons, equation.num_samples
     going, tolerance = equation.each(going), equation.each(tolerance)
-    with_chord = equation.is_shared and n > DIRECT_UP_TO and jax.default_backend() == "cpu"
+    with_chord = chord_pays(n, is_shared=equation.is_shared)
     if with_chord:
         price = FACTORISATION * n / max(num_samples or here, 1)
         limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, math.inf, PLAIN_STEPS)
@@ -154,11 +133,13 @@ def settle(
         at, chord = carry
         left = going & ~at.done
 
-        def linearise(_: Chord, u: States, left: Bool[Array, "_ _"]) -> Chord:
-            return _linearise(equation, equation.slope_at(u), left)
+        def linearise(_: Chord, matrix: Array, u: States, left: Bool[Array, "_ _"]) -> Chord:
+            here = equation._replace(matrix=matrix)
+            return _linearise(here, here.slope_at(u), left)
 
         numbers = left & ~jnp.isnan(at.change)
-        chord = at_most_once(~chord.known, linearise, chord, at.u, numbers)
+        # The matrix is given, since it is copied for LAPACK.
+        chord = at_most_once(~chord.known, linearise, chord, equation.matrix, at.u, numbers)
         mean = equation.turned(chord.mean[:, None])
 
         def step(u: States, value: States) -> States:
@@ -175,11 +156,10 @@ def settle(
 
 def _linearise(equation: Equation, slope: States, counted: Bool[Array, "_ _"]) -> Chord:
     """By the mean slope of the samples that are counted."""
-    matrix = equation.matrix.T if equation.in_rows else equation.matrix[..., 0]
+    matrix = equation.matrix.T if equation.in_rows else equation.matrix
     total = jnp.sum(jnp.where(counted, slope, 0), axis=0 if equation.in_rows else 1)
     mean = total / jnp.maximum(jnp.sum(counted), 1)
-    system = jnp.eye(len(matrix), dtype=matrix.dtype) - matrix * mean
-    return Chord(mean=mean, response=jnp.linalg.solve(system, matrix), known=jnp.ones((), bool))
+    return chord_of(matrix, mean)
 
 
 def _iterate(

@@ -1,0 +1,104 @@
+"""The linearisation that a batch shares, on the way to its equilibria and in their adjoint."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irnn_jax as irnn
+from irnn_jax.dense_adjoint import solve_adjoint_by_chord
+from irnn_jax.problem import DIRECT_UP_TO
+from irnn_jax.solvers import settle
+from irnn_jax.solvers.chord import chord_of, chord_pays
+from tests.problems import inputs, network, relative_error
+
+HIDDEN = DIRECT_UP_TO + 20
+# Recurrent weights so strong that plain steps crawl and a chord is worth its price.
+NET = network((5, HIDDEN, 3), scale=5 / np.sqrt(HIDDEN))
+X = inputs(NET, 160)
+
+on_cpu = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="products are too fast for a chord to pay"
+)
+
+
+def _loss(net, x, **options):
+    result = irnn.equilibrium(net, x, **options)
+    return jnp.sum(jnp.sin(result.activities[-1])) / len(x), result
+
+
+def _gradient(solver, **options):
+    def loss(net):
+        return _loss(net, X, solver=solver, **options)
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def test_that_of_the_transpose():
+    rng = np.random.default_rng(0)
+    matrix, mean = rng.normal(size=(7, 7)), rng.uniform(0, 0.25, size=7)
+    chord = chord_of(jnp.asarray(matrix), jnp.asarray(mean))
+    expected = np.linalg.solve(np.eye(7) - matrix * mean, matrix)
+    np.testing.assert_allclose(chord.response, expected, rtol=0, atol=1e-12)
+    other = chord_of(jnp.asarray(matrix.T), jnp.asarray(mean))
+    np.testing.assert_allclose(chord.transposed().response, other.response, rtol=0, atol=1e-12)
+
+
+def test_where_it_pays():
+    on_cpu = jax.default_backend() == "cpu"
+    assert chord_pays(HIDDEN, is_shared=True) == on_cpu
+    assert not chord_pays(HIDDEN, is_shared=False)
+    assert not chord_pays(DIRECT_UP_TO, is_shared=True)
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"check_stability": True}, marks=pytest.mark.slow)], ids=str
+)
+def test_the_adjoint_has_that_of_the_equilibrium(monkeypatch, options):
+    made = []
+
+    def counted(matrix, mean):
+        jax.debug.callback(lambda _: made.append(1), mean[0])
+        return chord_of(matrix, mean)
+
+    monkeypatch.setattr(settle, "chord_of", counted)
+    actual, result = _gradient(irnn.Exponential(), **options)(NET)
+    jax.effects_barrier()
+    assert np.all(result.converged)
+    assert len(made) == 1
+    expected, _ = _gradient(irnn.PseudoTransient(), **options)(NET)
+    assert relative_error(actual, expected) < 1e-9
+
+
+def test_the_adjoint_does_not_depend_on_how_good_it_is():
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(HIDDEN, HIDDEN, 1)) * 5 / np.sqrt(HIDDEN)
+    slope, rhs = rng.uniform(0, 0.25, size=(HIDDEN, 70)), rng.normal(size=(HIDDEN, 70))
+    systems = np.eye(HIDDEN) - matrix[..., 0].T * slope.T[:, None, :]
+    expected = np.linalg.solve(systems, rhs.T[:, :, None])[..., 0].T
+    known = chord_of(jnp.asarray(matrix[..., 0].T, jnp.float32), jnp.float32(slope.mean(axis=1)))
+    bad = rng.normal(size=(HIDDEN, HIDDEN)).astype("float32")
+    for response in (known.response, 0 * known.response, bad, np.nan * bad):
+        given = (known.mean[:, None], response[:, :, None], jnp.ones(1, bool))
+        found = jax.jit(solve_adjoint_by_chord)(matrix, slope, rhs, *given)
+        assert relative_error(found, expected) < 1e-9
+
+
+@pytest.mark.slow
+def test_second_derivatives_and_networks_side_by_side():
+    direction = network((5, HIDDEN, 3), scale=0.1 / np.sqrt(HIDDEN), seed=3)
+    x = X[:3]
+
+    def along(step):
+        return jax.tree.map(lambda a, b: a + step * b, NET, direction)
+
+    def slope(net):
+        gradient = jax.grad(lambda net: _loss(net, x)[0])(net)
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction)))
+
+    step = 1e-4
+    curvature = jax.jit(jax.grad(lambda step: slope(along(step))))(0.0)
+    ends = jax.jit(jax.vmap(lambda step: slope(along(step))))(jnp.array([-step, step]))
+    assert abs(curvature) > 1e-4
+    np.testing.assert_allclose(curvature, (ends[1] - ends[0]) / (2 * step), rtol=1e-5)
