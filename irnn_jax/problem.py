@@ -165,19 +165,23 @@ class WideSystem(eqx.Module):
 
     def solve(self, rhs: State) -> State:
         """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
-
-        def operator(v: State) -> State:
-            return self.scale * v - self.slope * multiply(self.matrix, v)
-
-        def solve(operator: Callable[[State], State], rhs: State) -> State:
-            return gmres(operator, rhs, self.tolerance)
-
-        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
-        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
+        return _solve_wide(self, rhs)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
         return jnp.array(True)
+
+
+@jax.jit  # traced once for all that a step solves
+def _solve_wide(system: WideSystem, rhs: State) -> State:
+    def operator(v: State) -> State:
+        return system.scale * v - system.slope * multiply(system.matrix, v)
+
+    def solve(operator: Callable[[State], State], rhs: State) -> State:
+        return gmres(operator, rhs, system.tolerance)
+
+    # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+    return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
 
 
 class KrylovSystem(eqx.Module):
