@@ -6,11 +6,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, slope_bound
-from irnn_jax.linear import matmul, multiply, multiply_transposed
+from irnn_jax.linear import matmul, multiply, multiply_transposed, product
+from irnn_jax.side_by_side import side_by_side
 
-# With more neurons the two products of `_moment` cost more than eight of A with all samples, unless
+# With more neurons the products of `_moments` cost more than eight of A with all samples, unless
 # there are so many of these.
 PROVE_UP_TO, NEURONS_PER_SAMPLE = 32, 4
+# Up to so many neurons products of networks side by side, written out, fuse with what is around.
+FUSED_UP_TO = 8
 # With more than these `_by_probes` costs less, and pays from so many samples on.
 MOMENT_UP_TO, SAMPLES_FROM = 256, 64
 PROBES, POWER = 32, 4
@@ -42,13 +45,21 @@ def contracts(
         return _by_probes(matrix, slope) < (1 - MARGIN) ** (2 * POWER)
     if n > max(PROVE_UP_TO, NEURONS_PER_SAMPLE * num_samples):
         return None
-    return _moment(slope * matrix) < (1 - MARGIN) ** 8
+    moment = _moments_side_by_side(slope * matrix[:, :, None])[0]
+    return moment < (1 - MARGIN) ** 8
 
 
-def _moment(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+def _moments(matrix: Float[Array, "n n batch"]) -> Float[Array, " batch"]:
     """The sum of s^8 over all singular values s: the squared Frobenius norm of (A^T A)^2."""
-    square = matmul(matrix.T, matrix)
-    return jnp.sum(matmul(square, square) ** 2)
+    if len(matrix) <= FUSED_UP_TO:
+        square = product(jnp.swapaxes(matrix, 0, 1), matrix)
+        return jnp.sum(product(square, square) ** 2, axis=(0, 1))
+    samples = jnp.moveaxis(matrix, -1, 0)
+    square = matmul(jnp.swapaxes(samples, 1, 2), samples)
+    return jnp.sum(matmul(square, square) ** 2, axis=(1, 2))
+
+
+_moments_side_by_side = side_by_side(_moments, (2,), 0, up_to=FUSED_UP_TO)
 
 
 def _by_probes(matrix: Float[Array, "n n"], slope: float) -> Float[Array, ""]:
