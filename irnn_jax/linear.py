@@ -24,7 +24,7 @@ from jax.lax.linalg import lu, triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 BLOCKS_UP_TO, SWEEP_UP_TO = 16, 32
-# Larger sums in float32 XLA hands to a library, which takes ten times as long for so short ones.
+# Larger sums XLA hands to a library, which takes up to ten times as long for such short ones.
 SUM_UP_TO = 4096
 # The widest matrix whose product with a vector is written out as a sum of columns: where the
 # samples share it, and where each has its own.
@@ -126,9 +126,7 @@ class Lapack(eqx.Module):
 def factorize(matrix: Float[Array, "n n *batch"]) -> Inverse | Blocks | Lapack:
     """Factors of square matrices, for any number of solves with them."""
     n = matrix.shape[0]
-    largest_sum = n / 8 * matrix.size  # half of the rows times half of them times half of them
-    short = matrix.dtype != jnp.float32 or largest_sum <= SUM_UP_TO
-    if n <= 3 or (n <= BLOCKS_UP_TO and short):
+    if n <= BLOCKS_UP_TO:
         return eliminate(matrix)
     return sweep(matrix) if n <= SWEEP_UP_TO else lapack(matrix)
 
@@ -212,7 +210,7 @@ def product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
     size = math.prod(jnp.broadcast_shapes(a.shape, b[None].shape))
     # The inverse of a sweep is large, and faster by columns. What is concatenated is not computed
     # again either.
-    if len(a) > BLOCKS_UP_TO or (a.dtype == jnp.float32 and size > SUM_UP_TO):
+    if len(a) > BLOCKS_UP_TO or size > SUM_UP_TO:
         halves = jnp.split(a, [(len(a) + 1) // 2]) if len(a) > 1 else [a]
         return jnp.concatenate([_columns(half, b) for half in halves])
     return jnp.sum(a * b[None], axis=1)
