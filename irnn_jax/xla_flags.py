@@ -8,7 +8,7 @@ def cpu_xla_flags(others: str = "") -> str:
     os.environ["XLA_FLAGS"] = irnn_jax.cpu_xla_flags(os.environ.get("XLA_FLAGS", ""))
     ```
 
-    Vectors as wide as AVX-512 has them, and loops over less than 4 MB compiled into one function:
+    Vectors as wide as AVX-512 has them, and loops over less than 8 MB compiled into one function:
     otherwise each of some 45 fused operations of a solver step is a call of its own, and for a
     hundred samples of seven neurons the calls take longer than the arithmetic. The second is a
     setting of XLA's own, without a promise; a version that does not know it ignores it.
@@ -18,5 +18,5 @@ def cpu_xla_flags(others: str = "") -> str:
     """
     return (
         "--xla_cpu_prefer_vector_width=512 "
-        f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4194304 {others}"
+        f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=8388608 {others}"
     ).strip()
