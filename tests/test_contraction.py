@@ -86,9 +86,9 @@ def test_nothing_is_claimed_where_nothing_is_known():
     ("solver", "hidden", "dtype"),
     [
         (irnn.PseudoTransient(), 3, jnp.float64),
-        (irnn.PseudoTransient(), 8, jnp.float32),
+        pytest.param(irnn.PseudoTransient(), 8, jnp.float32, marks=pytest.mark.slow),
         (irnn.PseudoTransient(), 30, jnp.float64),
-        (irnn.InChunks(width=16), 8, jnp.float64),
+        pytest.param(irnn.InChunks(width=16), 8, jnp.float64, marks=pytest.mark.slow),
         (irnn.InChunks(width=16), 3, jnp.float32),
     ],
     ids=str,

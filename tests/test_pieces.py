@@ -47,9 +47,16 @@ def test_pieces_are_for_one_cpu():
 
 
 # By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.
-@pytest.mark.parametrize("gain", [0.5, 5.0])
 @pytest.mark.parametrize(
-    ("hidden", "dtype"), [(60, jnp.float64), (210, jnp.float64), (210, jnp.float32)]
+    ("hidden", "gain", "dtype"),
+    [
+        (60, 5.0, jnp.float64),
+        (210, 5.0, jnp.float64),
+        (210, 0.5, jnp.float32),
+        pytest.param(60, 0.5, jnp.float64, marks=pytest.mark.slow),
+        pytest.param(210, 0.5, jnp.float64, marks=pytest.mark.slow),
+        pytest.param(210, 5.0, jnp.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_wide_networks_in_pieces(monkeypatch, hidden, gain, dtype):
     net = network((4, hidden, 3), scale=gain / np.sqrt(hidden))

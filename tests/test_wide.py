@@ -41,21 +41,31 @@ def _iterative(monkeypatch):
     jax.clear_caches()
 
 
-def test_products_alone_find_the_equilibrium_and_its_gradient(request):
+# The default is `Exponential`, and then `PseudoTransient`.
+@pytest.mark.parametrize(
+    "solver",
+    [
+        irnn.Auto(),
+        irnn.NewtonKrylov(),
+        pytest.param(irnn.PseudoTransient(), marks=pytest.mark.slow),
+        pytest.param(irnn.Exponential(), marks=pytest.mark.slow),
+        pytest.param(irnn.Anderson(), marks=pytest.mark.slow),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_products_alone_find_the_equilibrium_and_its_gradient(request, solver):
     expected, reference = _gradients(WIDE, X)
     request.getfixturevalue("_iterative")
-    for solver in (
-        irnn.Auto(),
-        irnn.PseudoTransient(),
-        irnn.NewtonKrylov(),
-        irnn.Exponential(),
-        irnn.Anderson(),
-    ):
-        actual, result = _gradients(WIDE, X, solver=solver)
-        assert np.all(result.converged)
-        for a, b in zip(result.activities, reference.activities, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
-        assert relative_error(actual, expected) < 1e-9
+    actual, result = _gradients(WIDE, X, solver=solver)
+    assert np.all(result.converged)
+    for a, b in zip(result.activities, reference.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+    assert relative_error(actual, expected) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_iterative")
+def test_products_alone_for_networks_side_by_side():
     over_nets = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf]), WIDE)
     together, _ = jax.vmap(lambda net: _gradients(net, X))(over_nets)
     alone, _ = _gradients(jax.tree.map(lambda leaf: leaf[1], over_nets), X)
