@@ -41,3 +41,9 @@ def strict_promotion() -> Iterator[None]:
     """Operands of different dtypes raise, instead of being promoted."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only worth it on a CPU is done on any device."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")

@@ -17,10 +17,6 @@ HIDDEN = DIRECT_UP_TO + 20
 NET = network((5, HIDDEN, 3), scale=5 / np.sqrt(HIDDEN))
 X = inputs(NET, 160)
 
-on_cpu = pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="products are too fast for a chord to pay"
-)
-
 
 def _loss(net, x, **options):
     result = irnn.equilibrium(net, x, **options)
@@ -44,14 +40,15 @@ def test_that_of_the_transpose():
     np.testing.assert_allclose(chord.transposed().response, other.response, rtol=0, atol=1e-12)
 
 
-def test_where_it_pays():
-    on_cpu = jax.default_backend() == "cpu"
-    assert chord_pays(HIDDEN, is_shared=True) == on_cpu
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_where_it_pays(monkeypatch, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert chord_pays(HIDDEN, is_shared=True) == (backend == "cpu")
     assert not chord_pays(HIDDEN, is_shared=False)
     assert not chord_pays(DIRECT_UP_TO, is_shared=True)
 
 
-@on_cpu
+@pytest.mark.usefixtures("as_on_a_cpu")
 @pytest.mark.parametrize(
     "options", [{}, pytest.param({"check_stability": True}, marks=pytest.mark.slow)], ids=str
 )

@@ -83,6 +83,7 @@ def test_few_samples_lie_in_rows_and_come_out_as_they_went_in():
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.usefixtures("as_on_a_cpu")
 def test_the_chord_contracts_where_plain_steps_crawl():
     """Half the steps that the map itself takes, to the same equilibrium."""
     matrix, drive = _problem(130, 200, 3)
@@ -111,7 +112,7 @@ def test_few_samples_are_not_worth_a_factorisation():
     assert not bool(chord.known)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere there is no chord")
+@pytest.mark.usefixtures("as_on_a_cpu")
 def test_a_batch_is_linearised_once():
     """For the refinement too, and for the piece that comes next."""
     matrix, drive = _problem(130, 200, 3)
