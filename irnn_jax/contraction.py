@@ -59,7 +59,7 @@ def _moments(matrix: Float[Array, "n n batch"]) -> Float[Array, " batch"]:
     return jnp.sum(matmul(square, square) ** 2, axis=(1, 2))
 
 
-_moments_side_by_side = side_by_side(_moments, (2,), 0, up_to=FUSED_UP_TO)
+_moments_side_by_side = side_by_side(_moments, (2,), up_to=FUSED_UP_TO)
 
 
 def _by_probes(matrix: Float[Array, "n n"], slope: float) -> Float[Array, ""]:

@@ -39,7 +39,8 @@ def dense_adjoint_system(
 ) -> AdjointSystem:
     """The systems of all samples; `sizes` are the layers', from input to output.
 
-    `chord` is the linearisation that the equilibrium was found with, if it was with one.
+    `chord` is the linearisation that the equilibrium was found with, if it was with one: like the
+    matrices here, with an axis for the samples behind, of length one.
     """
     shared = matrix[:, :, None]
     feedforward = jnp.where(feedforward_mask(sizes)[:, :, None], shared, 0)
@@ -47,9 +48,7 @@ def dense_adjoint_system(
     def adjoint(rhs: State) -> State:
         if chord is None:
             return solve_adjoint(shared, slope, rhs)
-        mean, response, known = chord.transposed()
-        given = (mean[:, None], response[:, :, None], known[None])
-        return solve_adjoint_by_chord(shared, slope, rhs, *given)
+        return solve_adjoint_by_chord(shared, slope, rhs, *chord.transposed())
 
     def solve(rhs: State, _: Any) -> State:
         # The rule for a linear solve differentiates the system, and never how it is solved.
@@ -138,9 +137,9 @@ def _solve(
     return where_it_pays(piece, first, batch, count=count, width=width)[1]
 
 
-solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1), 1)
-solve_adjoint_by_chord = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1, 1, 2, 0), 1)
-solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1), 1)
+solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1))
+solve_adjoint_by_chord = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1, 1, 2, 0))
+solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1))
 
 
 def _times(matrix: Array, vector: Array) -> Array:
@@ -178,7 +177,7 @@ def _iterate(
 
         def factorised(state: Array, slope: Array) -> Array:
             # Each sample has a matrix here in any case.
-            joined = side_by_side(direct, (2, 1, 1), 1, up_to=DIRECT_UP_TO)
+            joined = side_by_side(direct, (2, 1, 1), up_to=DIRECT_UP_TO)
             return jnp.where(done, state, joined(matrix, slope, rhs))
 
         return chord, unit * at_most_once(jnp.any(~done), factorised, state, slope)

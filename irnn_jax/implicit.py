@@ -147,13 +147,12 @@ def _solve_dense(
             matrix=matrix, drive=drive, activation=method.activation, **of_samples
         )
         solution = solve_batch(problem, jnp.zeros_like(drive), method)
-        if not method.check_stability:
-            return solution
-        return only_stable(problem, solution, method)._replace(chord=solution.chord)
+        if method.check_stability:
+            solution = only_stable(problem, solution, method)
+        return solution._replace(chord=jax.tree.map(lambda leaf: leaf[..., None], solution.chord))
 
     if not isinstance(method.gradient, Unrolled):
-        out = Solution(state=1, residual=0, num_steps=0, status=0)  # pyright: ignore[reportArgumentType]
-        solve = side_by_side(solve, (2, 1, *(1 for _ in given)), out)
+        solve = side_by_side(solve, (2, 1, *(1 for _ in given)))
     solution = solve(matrix[:, :, None], drive.T, *given.values())
     solution = solution._replace(state=solution.state.T)
     status = jnp.where(valid, solution.status, Status.NON_FINITE)

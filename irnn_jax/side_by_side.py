@@ -5,6 +5,7 @@ behind the other, and every elementwise operation on a handful of neurons is a s
 with the axis of the samples, they make one long loop.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ JOIN_UP_TO = 24
 
 
 def side_by_side(
-    function: Callable[..., Any], axes: tuple[int, ...], out_axes: Any, *, up_to: int = JOIN_UP_TO
+    function: Callable[..., Any], axes: tuple[int, ...], *, up_to: int = JOIN_UP_TO
 ) -> Any:
     """`function`, with a rule for `jax.vmap` that joins the new axis with the batch.
 
@@ -28,9 +29,9 @@ def side_by_side(
 
     Args:
         function: of arrays (*own, *batch), which returns a pytree of arrays likewise. They have
-            the same number of batch axes; those of a matrix may have length one.
+            the same number of batch axes; those of a matrix may have length one, and those of what
+            comes back that all samples share.
         axes: how many own axes each argument has: 1 for a vector, 2 for a matrix.
-        out_axes: how many each leaf of the result has, a pytree like it.
         up_to: rows of the largest matrix that is joined.
     """
     batched = jax.custom_batching.custom_vmap(function)
@@ -45,7 +46,7 @@ def side_by_side(
         if wide:
             result = jax.vmap(function, in_axes)(*arguments)
         elif jax.default_backend() == "cpu" and _large(in_batched, arguments, axes):
-            each = side_by_side(function, axes, out_axes, up_to=up_to)  # what another vmap adds
+            each = side_by_side(function, axes, up_to=up_to)  # what another vmap adds
             result = jax.vmap(jax.custom_batching.sequential_vmap(each), in_axes)(*arguments)
         else:
             # The new axis becomes the first of the batch, of length one where it is not there.
@@ -58,12 +59,9 @@ def side_by_side(
             joined = [
                 _join(argument, own, batch) for argument, own in zip(arguments, axes, strict=True)
             ]
-            flat = side_by_side(function, axes, out_axes, up_to=up_to)(*joined)
-            result = jax.tree.map(
-                lambda leaf, own: jnp.moveaxis(leaf.reshape(*leaf.shape[:own], *batch), own, 0),
-                flat,
-                out_axes,
-            )
+            flat = side_by_side(function, axes, up_to=up_to)(*joined)
+            each = jax.tree.map(lambda leaf: leaf.shape[-1] == math.prod(batch), flat)
+            return jax.tree.map(functools.partial(_parted, batch), flat, each), each
         return result, jax.tree.map(lambda _: True, result)
 
     return batched
@@ -79,6 +77,14 @@ def _large(in_batched: list[bool], arguments: tuple[jax.Array, ...], axes: tuple
         else:
             matrix_is_added = added and math.prod(shape) == 1
     return matrix_is_added and samples >= ALONE_FROM
+
+
+def _parted(batch: tuple[int, ...], leaf: jax.Array, each: bool) -> jax.Array:
+    """Several batch axes in place of one, the new one first; it is not there in what is shared."""
+    own = leaf.shape[:-1]
+    if not each:
+        return leaf.reshape(*own, *(1 for _ in batch[1:]))
+    return jnp.moveaxis(leaf.reshape(*own, *batch), len(own), 0)
 
 
 def _join(argument: jax.Array, own: int, batch: tuple[int, ...]) -> jax.Array:

@@ -89,7 +89,8 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
         _, slope = problem.map_and_slope(solution.state)
         jacobian = jnp.moveaxis(slope[:, None] * problem.matrix, (0, 1), (-2, -1))
         unstable = find_unstable(jacobian, solution.converged)
-        return solution._replace(status=jnp.where(unstable, Status.UNSTABLE, solution.status))
+        status = jnp.where(unstable, Status.UNSTABLE, solution.status)
+        return solution._replace(status=status, chord=None)
 
     def missing(solution: Solution) -> Bool[Array, "*batch"]:
         return ~solution.converged & (solution.status != Status.NON_FINITE)
@@ -104,10 +105,13 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
         num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
         return chosen._replace(num_steps=num_steps)
 
-    solution = flagged(solution._replace(chord=None))
-    if not isinstance(method.solver, Escalating):
-        return solution
-    cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
-    if isinstance(method.gradient, Unrolled):  # no reverse mode through a loop that may be skipped
-        return retried(solution)
-    return at_most_once(missing(solution), retried, solution)
+    # It belongs to no sample.
+    chord, solution = solution.chord, flagged(solution)
+    if isinstance(method.solver, Escalating):
+        cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
+        # No reverse mode goes through a loop that may be skipped.
+        unrolled = isinstance(method.gradient, Unrolled)
+        solution = (
+            retried(solution) if unrolled else at_most_once(missing(solution), retried, solution)
+        )
+    return solution._replace(chord=chord)

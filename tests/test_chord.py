@@ -68,6 +68,27 @@ def test_the_adjoint_has_that_of_the_equilibrium(monkeypatch, options):
     assert relative_error(actual, expected) < 1e-9
 
 
+@pytest.mark.usefixtures("as_on_a_cpu")
+def test_samples_that_vmap_adds_share_it():
+    def gradient(net, x):
+        return jax.grad(lambda net: _loss(net, x, solver=irnn.Exponential())[0])(net)
+
+    parts = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(NET, X.reshape(2, -1, 5))
+    expected, _ = _gradient(irnn.Exponential())(NET)
+    assert relative_error(jax.tree.map(lambda leaf: leaf.mean(axis=0), parts), expected) < 1e-9
+
+
+def test_a_second_attempt_needs_none():
+    """With one, without one, and after a first attempt with or without."""
+    exponential, plain = irnn.Exponential(), irnn.Picard()
+    for solvers in ((exponential, plain), (plain, exponential), (exponential, exponential)):
+        cascade = irnn.Cascade(solvers=solvers)
+        found = jax.eval_shape(
+            lambda net, s=cascade: irnn.equilibrium(net, X, solver=s, check_stability=True), NET
+        )
+        assert found.activities[-1].shape == (160, 3)
+
+
 def test_the_adjoint_does_not_depend_on_how_good_it_is():
     rng = np.random.default_rng(1)
     matrix = rng.normal(size=(HIDDEN, HIDDEN, 1)) * 5 / np.sqrt(HIDDEN)

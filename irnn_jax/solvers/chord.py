@@ -18,19 +18,19 @@ class Chord(NamedTuple):
         known: whether they are computed yet.
     """
 
-    mean: Float[Array, " n"]
-    response: Float[Array, "n n"]
-    known: Bool[Array, ""]
+    mean: Float[Array, "n *shared"]
+    response: Float[Array, "n n *shared"]
+    known: Bool[Array, "*shared"]
 
     def transposed(self) -> "Chord":
         """That of A^T: A^T (I - D' A^T)^-1 = (I - A^T D')^-1 A^T, which is B^T."""
-        return self._replace(response=self.response.T)
+        return self._replace(response=jnp.swapaxes(self.response, 0, 1))
 
 
 def chord_pays(num_neurons: int, *, is_shared: bool) -> bool:
-    """Whether a linearisation is worth its price, anywhere.
+    """Whether a linearisation is ever worth its price: on a CPU, and of a matrix that all share.
 
-    With fewer neurons a factorisation for every sample is; not on a CPU, products are too fast.
+    Elsewhere products are too fast for it. Few neurons have a factorisation for every sample.
     """
     return is_shared and num_neurons > DIRECT_UP_TO and jax.default_backend() == "cpu"
 

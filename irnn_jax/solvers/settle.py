@@ -13,6 +13,7 @@ For fresh weights that is 0.04 in place of 0.23 (spectral radii: `python -m benc
 price is one factorisation a batch.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -129,29 +130,34 @@ def settle(
     if not with_chord:
         return first, chord
 
-    def by_chord(carry: tuple[Settled, Chord]) -> tuple[Settled, Chord]:
-        at, chord = carry
-        left = going & ~at.done
-
-        def linearise(_: Chord, matrix: Array, u: States, left: Bool[Array, "_ _"]) -> Chord:
-            here = equation._replace(matrix=matrix)
-            return _linearise(here, here.slope_at(u), left)
-
-        numbers = left & ~jnp.isnan(at.change)
-        # The matrix is given, since it is copied for LAPACK.
-        chord = at_most_once(~chord.known, linearise, chord, equation.matrix, at.u, numbers)
-        mean = equation.turned(chord.mean[:, None])
-
-        def step(u: States, value: States) -> States:
-            inner = value - mean * (u - equation.drive)
-            return equation.drive + equation.turned(
-                linear.matmul(chord.response, equation.turned(inner))
-            )
-
-        at = at._replace(going=left)
-        return _iterate(equation, step, at, tolerance, CHORD_LIMITS), chord
-
+    by_chord = functools.partial(_by_chord, equation, going, tolerance)
     return at_most_once(jnp.any(going & ~first.done), by_chord, (first, chord))
+
+
+def _by_chord(
+    equation: Equation,
+    going: Bool[Array, "_ _"],
+    tolerance: Array,
+    carry: tuple[Settled, Chord],
+) -> tuple[Settled, Chord]:
+    """The rest of the way by the chord, which is computed if there is none yet."""
+    at, chord = carry
+    left = going & ~at.done
+
+    def linearise(_: Chord, matrix: Array, u: States, left: Bool[Array, "_ _"]) -> Chord:
+        here = equation._replace(matrix=matrix)
+        return _linearise(here, here.slope_at(u), left)
+
+    numbers = left & ~jnp.isnan(at.change)
+    # The matrix is given, since it is copied for LAPACK.
+    chord = at_most_once(~chord.known, linearise, chord, equation.matrix, at.u, numbers)
+    mean = equation.turned(chord.mean[:, None])
+
+    def step(u: States, value: States) -> States:
+        inner = equation.turned(value - mean * (u - equation.drive))
+        return equation.drive + equation.turned(linear.matmul(chord.response, inner))
+
+    return _iterate(equation, step, at._replace(going=left), tolerance, CHORD_LIMITS), chord
 
 
 def _linearise(equation: Equation, slope: States, counted: Bool[Array, "_ _"]) -> Chord:
