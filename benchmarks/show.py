@@ -128,11 +128,14 @@ def figure(rows: Sequence[Row], path: Path) -> None:
 
 
 def _panel(axes: Any, cell: tuple[str, str], rows: Sequence[Row], names: list[str], colors: Any):
+    from experiments.show.figures import plain_numbers
+
     label, _, rest = cell[0].partition(", ")
     axes.set_title(f"{label}\n{rest}, {cell[1]}", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel(_axis(rows[0]), fontsize=8)
     axes.tick_params(labelsize=8)
+    plain_numbers(axes.xaxis, (1, 2, 5))
     left = [value for row in rows if (value := _value(row)) is not None]
     for row in rows:
         value, y = _value(row), names.index(row.contender)

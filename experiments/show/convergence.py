@@ -71,6 +71,7 @@ def figure(path: Path, curves: Mapping[str, Any]) -> Figure:
                 )
             ax.set(title=title, xlabel="epoch")
             highest = max(values(c.training).mean(axis=1).max() for c in curves.values())
-            ax.set_ylim(0, 1.05 * max(highest, 1e-3))  # nothing is drawn as nothing
+            top = max(highest, 1e-3)  # nothing is drawn as nothing
+            ax.set_ylim(-0.03 * top, 1.05 * top)  # zeros above the axis
         drawn.legend(loc="outside lower center", ncols=len(curves))
     return Figure(path, "Convergence while training, mean over the runs of each epoch.")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
@@ -85,6 +86,11 @@ def mean_band(axes: Axes, x: ArrayLike, values: np.ndarray, style: Look) -> None
 def log_errors(axes: Axes) -> None:
     """A logarithmic axis of errors, which seldom span a decade: plain numbers, close together."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
+    plain_numbers(axes.yaxis, (1, 2, 3, 4, 5, 6, 8))
+
+
+def plain_numbers(axis: Axis, leading: tuple[int, ...]) -> None:
+    """On a logarithmic axis, those that begin with one of these digits."""
+    axis.set_major_locator(LogLocator(subs=leading))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
