@@ -105,7 +105,7 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
         num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
         return chosen._replace(num_steps=num_steps)
 
-    # It belongs to no sample.
+    # The chord belongs to no sample, and stays what it is.
     chord, solution = solution.chord, flagged(solution)
     if isinstance(method.solver, Escalating):
         cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
