@@ -16,6 +16,11 @@ Variant = tuple[Callable[[float], Any] | None, Any, dict[str, Any]]
 
 VARIANTS: dict[str, Variant] = {
     "default": (None, irnn.Exact(), {}),
+    "Auto": (
+        lambda tolerance: irnn.Auto(tolerance=tolerance),
+        irnn.Exact(),
+        {},
+    ),
     "semi-gradient": (None, irnn.SemiGradient(), {"forward": False}),
     "PseudoTransient": (
         lambda tolerance: irnn.PseudoTransient(tolerance=tolerance),
