@@ -16,10 +16,12 @@ def repeat_together(
     start: Carry,
     moving: Callable[[Carry], Bool[Array, "*batch"]],
     max_steps: int,
+    steps_a_look: int = 1,
 ) -> Carry:
     """`advance(number, carry)` until no sample is moving, at most `max_steps` times.
 
     A sample that has ended goes on with the others: `advance` keeps it, or it does not matter.
+    Whether one is moving is asked after every `steps_a_look`, a divisor of `max_steps`.
     Under `vmap` `lax.while_loop` would keep every array of each run that has ended by a selection
     at every step, which small runs take as long for as for the step. Here runs, too, go on until
     the last one has ended.
@@ -28,18 +30,27 @@ def repeat_together(
     # What the functions close over, as arguments: `custom_vmap` must see all that has a new axis.
     advance = eqx.filter_closure_convert(advance, first, start)
     moving = eqx.filter_closure_convert(moving, start)
-    return _loop((advance, moving), start, max_steps)
+    return _loop((advance, moving), start, max_steps, steps_a_look)
 
 
-def _loop(functions: Any, start: Carry, max_steps: int) -> Carry:
+def _loop(functions: Any, start: Carry, max_steps: int, steps_a_look: int) -> Carry:
     given, code = eqx.partition(functions, eqx.is_array)
 
     @jax.custom_batching.custom_vmap
     def run(given: Any, start: Carry) -> Carry:
         advance, moving = eqx.combine(given, code)
+
+        def until_the_next_look(number: Array, carry: Carry) -> Carry:
+            if steps_a_look == 1:
+                return advance(number, carry)
+            # Of a known length, so that nothing is asked on the way.
+            return jax.lax.fori_loop(
+                0, steps_a_look, lambda i, carry: advance(number + i, carry), carry
+            )
+
         return jax.lax.while_loop(
             lambda at: (at[0] < max_steps) & jnp.any(moving(at[1])),
-            lambda at: (at[0] + 1, advance(*at)),
+            lambda at: (at[0] + steps_a_look, until_the_next_look(*at)),
             (jnp.zeros((), jnp.int32), start),
         )[1]
 
@@ -63,7 +74,7 @@ def _loop(functions: Any, start: Carry, max_steps: int) -> Carry:
             return jax.vmap(one, (given_axes, 0))(given, carry)
 
         start = jax.tree.map(broadcast, start, in_batched[1])
-        found = repeat_together(advance, start, moving, max_steps)
+        found = repeat_together(advance, start, moving, max_steps, steps_a_look)
         return found, jax.tree.map(lambda _: True, found)
 
     return run(given, start)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.linear import factorize
+from irnn_jax.looks import steps_a_look
 from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.base import Solved, check_positive, repeat, tolerance_of
@@ -126,7 +127,8 @@ class Anderson:
             gram=jnp.zeros((self.memory, self.memory, *y0.shape[1:]), y0.dtype),
             num_steps=jnp.zeros(y0.shape[1:], y0.dtype),
         )
-        return repeat(advance, history, moving, self.max_steps, adjoint)
+        every = steps_a_look(self.max_steps)
+        return repeat(advance, history, moving, self.max_steps, adjoint, every)
 
     def _step(self, history: History) -> State:
         """Beta F - (dY + beta dF) gamma, where gamma minimises |F - dF gamma|."""

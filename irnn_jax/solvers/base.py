@@ -135,13 +135,14 @@ def repeat(
     moving: Callable[[Carry], Bool[Array, "*batch"]],
     max_steps: int,
     adjoint: diffrax.AbstractAdjoint,
+    steps_a_look: int = 1,
 ) -> Carry:
     """`advance(number, carry)` until no sample is moving, for iterations that follow no flow.
 
     `Unrolled` takes all steps: reverse mode needs to know how many there are.
     """
     if isinstance(adjoint, diffrax.ForwardMode):
-        return repeat_together(advance, start, moving, max_steps)
+        return repeat_together(advance, start, moving, max_steps, steps_a_look)
     return jax.lax.scan(
         lambda carry, number: (jax.checkpoint(advance)(number, carry), None),
         start,

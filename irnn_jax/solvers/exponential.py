@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.lazily import at_most_once
+from irnn_jax.looks import looks_are_cheap, steps_a_look
 from irnn_jax.max_norm import max_norm
 from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
@@ -187,7 +188,7 @@ class Exponential:
             return function(y0) - y0
 
         still = jnp.zeros_like(y0)
-        if isinstance(adjoint, diffrax.ForwardMode):
+        if isinstance(adjoint, diffrax.ForwardMode) and looks_are_cheap():
             velocity = at_most_once(jnp.any(~settling), first_velocity, still, y0)
         else:
             velocity = first_velocity(still, y0)
@@ -217,7 +218,8 @@ class Exponential:
             del number
             return step(motion, moving(motion))
 
-        return repeat(advance, start, moving, self.max_steps, adjoint)
+        every = steps_a_look(self.max_steps)
+        return repeat(advance, start, moving, self.max_steps, adjoint, every)
 
     def _settle(
         self,

@@ -5,7 +5,8 @@ residual r = f(A y + b) - y is computed in double precision and its correction,
 
     (I - D A) v = r,    D = f'(A y + b),
 
-in single, as v = r + D u, u = A v. Each correction brings six digits.
+in single, as v = r + D u, u = A v. Each correction brings six digits. A GPU that is as fast in
+double precision iterates in that from the start.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.lazily import at_most_once
+from irnn_jax.looks import looks_are_cheap
+from irnn_jax.precision import is_fast_in_double
 from irnn_jax.solvers.chord import Chord
 from irnn_jax.solvers.equation import Equation, States, affine
 from irnn_jax.solvers.settle import settle
@@ -22,6 +25,8 @@ from irnn_jax.together import repeat_together
 # To be had in float32 by sums of hundreds of products, relative to the largest number.
 INNER = 3e-6
 CORRECTIONS = 4
+# A product of so few multiplications takes any GPU about as long as its start, in double too.
+DOUBLE_UP_TO = 2**24
 
 
 class Refined(NamedTuple):
@@ -74,7 +79,8 @@ def _refine(
     num_samples: int | None,
 ) -> tuple[Refined, Chord]:
     """The same, laid out as the equation is."""
-    dtype, single = equation.drive.dtype, jnp.float32
+    dtype = equation.drive.dtype
+    single = jnp.dtype(jnp.float32 if _single_pays(equation) else dtype)
     coarse = equation.astype(single)
 
     def followed(_: States, y: States) -> States:
@@ -82,7 +88,10 @@ def _refine(
 
     # What begins at zero has no product to wait for.
     y = y.astype(single)
-    u = at_most_once(jnp.any(y != 0), followed, coarse.drive, y)
+    if looks_are_cheap():
+        u = at_most_once(jnp.any(y != 0), followed, coarse.drive, y)
+    else:
+        u = followed(coarse.drive, y)
     first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
@@ -124,6 +133,14 @@ def _refine(
         return Refined(y, u, residual, going, at.done | done, num_steps), chord
 
     return repeat_together(correct, (start, chord), lambda carry: carry[0].going, CORRECTIONS)
+
+
+def _single_pays(equation: Equation) -> bool:
+    """Whether products in single precision are worth the corrections, each of them two looks."""
+    if looks_are_cheap():
+        return True
+    multiplications = equation.num_neurons**2 * equation.num_samples
+    return multiplications > DOUBLE_UP_TO and not is_fast_in_double()
 
 
 def _evaluated(equation: Equation, y: States) -> tuple[States, States]:

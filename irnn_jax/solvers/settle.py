@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Bool
 
 from irnn_jax import linear
 from irnn_jax.lazily import at_most_once
+from irnn_jax.looks import PRODUCTS_A_LOOK, looks_are_cheap
 from irnn_jax.solvers.base import repeat
 from irnn_jax.solvers.chord import Chord, chord_of, chord_pays
 from irnn_jax.solvers.equation import Equation, Samples, States
@@ -33,15 +34,13 @@ from irnn_jax.solvers.equation import Equation, Samples, States
 FACTORISATION = 3.0
 # What a chord usually takes.
 CHORD_EXPECTED = 5
-# Without a chord: about what a factorisation for every sample costs, with some hundred neurons.
-PLAIN_STEPS, ALONE_STEPS = 30, 60
-# The ratio of successive changes from which on something else is faster: the chord, or, without
-# one, a factorisation for every sample.
-PLAIN_UP_TO, ALONE_UP_TO = 0.5, 0.9
+PLAIN_STEPS = 30
+# The ratio of successive changes from which on the chord is faster.
+PLAIN_UP_TO = 0.5
 # An error e leaves a residual of up to |I - D A| e.
 MARGIN = 0.25
-# Steps between two looks at them, which then cost as much as a product.
-STEPS_A_LOOK = 3
+# Steps between two looks at samples in rows, which then cost as much as a product.
+ROWS_A_LOOK = 3
 # Of so few neurons a factorisation for every sample costs less than all this.
 FACTORISE_UP_TO = linear.BLOCKS_UP_TO
 
@@ -84,6 +83,10 @@ class Limits(NamedTuple):
     steps: int
 
 
+# Without a chord: about what a factorisation for every sample costs, with some hundred neurons.
+ALONE_LIMITS = Limits(ratio=0.9, patience=2, remaining=math.inf, expected=60, steps=60)
+# On a GPU a step of Anderson acceleration takes as long as ten products without a look.
+LIMITS_ON_A_GPU = Limits(ratio=0.96, patience=2, remaining=math.inf, expected=360, steps=360)
 CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, expected=math.inf, steps=40)
 
 
@@ -111,7 +114,7 @@ def settle(
         price = FACTORISATION * n / max(num_samples or here, 1)
         limits = Limits(PLAIN_UP_TO, price, price + CHORD_EXPECTED, math.inf, PLAIN_STEPS)
     else:
-        limits = Limits(ALONE_UP_TO, 2, math.inf, ALONE_STEPS, ALONE_STEPS)
+        limits = ALONE_LIMITS if looks_are_cheap() else LIMITS_ON_A_GPU
 
     def plain(u: States, value: States) -> States:
         del u
@@ -125,7 +128,8 @@ def settle(
         done=jnp.zeros(going.shape, bool),
         num_steps=jnp.zeros(going.shape, u.dtype),
     )
-    every = STEPS_A_LOOK if equation.in_rows else 1
+    every = ROWS_A_LOOK if equation.in_rows else 1
+    every = every if looks_are_cheap() else PRODUCTS_A_LOOK
     first = _iterate(equation, plain, start, tolerance, limits, every)
     if not with_chord:
         return first, chord
