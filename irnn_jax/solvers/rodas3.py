@@ -2,13 +2,22 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import Problem, State
+from irnn_jax.problem import Problem, ScaledSystem, State
 
 NEWTON_FROM = 32.0  # in units of the layer's time constant
+# Of each u: its number, the weights of 2 u1, u2 and u3 in the state, and of u1, u2 and u3 over h in
+# the right-hand side.
+STAGES = (
+    (0, 0, 0, 0, 0, 0, 0),
+    (1, 0, 0, 0, 4, 0, 0),
+    (2, 1, 0, 0, 1, -1, 0),
+    (3, 1, 0, 1, 1, -1, -8 / 3),
+)
 
 
 class StepReport(NamedTuple):
@@ -97,12 +106,25 @@ def rodas3(
 
     newton = rate * NEWTON_FROM < 1
     flows = jnp.where(newton, 0, rate)
-    u1 = system.solve(y0.velocity)
-    u2 = system.solve(y0.velocity + 4 * rate * u1)
-    state = y0.state + jnp.where(newton, 1, 2) * u1
-    u3 = system.solve(velocity(state) + flows * (u1 - u2))
-    state = state + u3
-    u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
+    twice = jnp.where(newton, 1, 2)
+    if isinstance(system, ScaledSystem):
+        u1 = system.solve(y0.velocity)
+        u2 = system.solve(y0.velocity + 4 * rate * u1)
+        state = y0.state + twice * u1
+        u3 = system.solve(velocity(state) + flows * (u1 - u2))
+        state = state + u3
+        u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
+    else:
+        # An iteration is much to compile: one of them, in a loop.
+        def stage(u: Array, weights: Array) -> tuple[Array, None]:
+            k, of_state, of_rhs = weights[0].astype(int), weights[1:4], weights[4:]
+            at = y0.state + twice * of_state[0] * u[0] + of_state[2] * u[2]
+            rhs = velocity(at) + flows * jnp.tensordot(of_rhs, u[:3], 1)
+            return u.at[k].set(system.solve(rhs)), None
+
+        u = jnp.zeros((4, *y0.state.shape), y0.state.dtype)
+        (u1, _, u3, u4), _ = jax.lax.scan(stage, u, jnp.asarray(STAGES, u.dtype))
+        state = y0.state + twice * u1 + u3
     state = state + u4
 
     step, error = max_norm(state - y0.state), max_norm(u4)
