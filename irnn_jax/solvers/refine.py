@@ -82,16 +82,7 @@ def _refine(
     dtype = equation.drive.dtype
     single = jnp.dtype(jnp.float32 if _single_pays(equation) else dtype)
     coarse = equation.astype(single)
-
-    def followed(_: States, y: States) -> States:
-        return coarse.times(y) + coarse.drive
-
-    # What begins at zero has no product to wait for.
-    y = y.astype(single)
-    if looks_are_cheap():
-        u = at_most_once(jnp.any(y != 0), followed, coarse.drive, y)
-    else:
-        u = followed(coarse.drive, y)
+    u = _followed(coarse, y.astype(single))
     first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
@@ -133,6 +124,18 @@ def _refine(
         return Refined(y, u, residual, going, at.done | done, num_steps), chord
 
     return repeat_together(correct, (start, chord), lambda carry: carry[0].going, CORRECTIONS)
+
+
+def _followed(equation: Equation, y: States) -> States:
+    """A y + b."""
+
+    def follow(_: States, y: States) -> States:
+        return equation.times(y) + equation.drive
+
+    # What begins at zero has no product to wait for.
+    if looks_are_cheap():
+        return at_most_once(jnp.any(y != 0), follow, equation.drive, y)
+    return follow(equation.drive, y)
 
 
 def _single_pays(equation: Equation) -> bool:
