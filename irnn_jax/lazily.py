@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from irnn_jax.looks import looks_are_cheap
+
 T = TypeVar("T")
 
 
@@ -26,3 +28,13 @@ def at_most_once(needed: jax.Array, work: Callable[..., T], state: T, *given: An
         return jnp.zeros_like(needed), work(state, *here)
 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), body, (needed, state))[1]
+
+
+def at_most_once_or_unasked(needed: jax.Array, work: Callable[..., T], state: T, *given: Any) -> T:
+    """The same for work of a product, and right where nobody needs it.
+
+    Where to ask takes longer, nobody is asked.
+    """
+    if looks_are_cheap():
+        return at_most_once(needed, work, state, *given)
+    return work(state, *given)

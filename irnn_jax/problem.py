@@ -185,14 +185,13 @@ def _solve_wide(system: WideSystem, rhs: State) -> State:
 
 
 class KrylovSystem(eqx.Module):
-    """A linear operator, solved by GMRES to a relative residual of `tolerance`."""
+    """A matrix that is only known by what solves with it."""
 
-    operator: Callable[[State], State]
-    tolerance: float = eqx.field(static=True)
+    inverse: Callable[[State], State]
 
     def solve(self, rhs: State) -> State:
-        """Solve operator(x) = rhs."""
-        return solve_krylov(self.operator, rhs, lineax_gmres(rhs, self.tolerance))
+        """Solve M x = rhs."""
+        return self.inverse(rhs)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
@@ -230,10 +229,13 @@ class CellProblem(eqx.Module):
         """
         del slope
         _, tangent_map = jax.linearize(self.map, y)
-        return KrylovSystem(
-            operator=lambda v: (1 + damping) * v - tangent_map(v),
-            tolerance=self.linear_accuracy(y.dtype),
-        )
+
+        @jax.jit  # traced once for all that a step solves
+        def solve(rhs: State) -> State:
+            gmres = lineax_gmres(rhs, self.linear_accuracy(y.dtype))
+            return solve_krylov(lambda v: (1 + damping) * v - tangent_map(v), rhs, gmres)
+
+        return KrylovSystem(inverse=solve)
 
     def linear_accuracy(self, dtype: Any) -> float:
         """eps^(1/4): two such solves a step leave eps^(1/2) of the distance to the equilibrium."""

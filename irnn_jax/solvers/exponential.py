@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.lazily import at_most_once
-from irnn_jax.looks import looks_are_cheap, steps_a_look
+from irnn_jax.lazily import at_most_once, at_most_once_or_unasked
+from irnn_jax.looks import steps_a_look
 from irnn_jax.max_norm import max_norm
 from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
@@ -188,8 +188,8 @@ class Exponential:
             return function(y0) - y0
 
         still = jnp.zeros_like(y0)
-        if isinstance(adjoint, diffrax.ForwardMode) and looks_are_cheap():
-            velocity = at_most_once(jnp.any(~settling), first_velocity, still, y0)
+        if isinstance(adjoint, diffrax.ForwardMode):
+            velocity = at_most_once_or_unasked(jnp.any(~settling), first_velocity, still, y0)
         else:
             velocity = first_velocity(still, y0)
         start = Motion(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.lazily import at_most_once
+from irnn_jax.lazily import at_most_once_or_unasked
 from irnn_jax.looks import looks_are_cheap
 from irnn_jax.precision import is_fast_in_double
 from irnn_jax.solvers.chord import Chord
@@ -82,7 +82,13 @@ def _refine(
     dtype = equation.drive.dtype
     single = jnp.dtype(jnp.float32 if _single_pays(equation) else dtype)
     coarse = equation.astype(single)
-    u = _followed(coarse, y.astype(single))
+
+    def followed(_: States, y: States) -> States:
+        return coarse.times(y) + coarse.drive
+
+    # What begins at zero has no product to wait for.
+    y = y.astype(single)
+    u = at_most_once_or_unasked(jnp.any(y != 0), followed, coarse.drive, y)
     first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
     settled, chord = settle(coarse, u, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
@@ -124,18 +130,6 @@ def _refine(
         return Refined(y, u, residual, going, at.done | done, num_steps), chord
 
     return repeat_together(correct, (start, chord), lambda carry: carry[0].going, CORRECTIONS)
-
-
-def _followed(equation: Equation, y: States) -> States:
-    """A y + b."""
-
-    def follow(_: States, y: States) -> States:
-        return equation.times(y) + equation.drive
-
-    # What begins at zero has no product to wait for.
-    if looks_are_cheap():
-        return at_most_once(jnp.any(y != 0), follow, equation.drive, y)
-    return follow(equation.drive, y)
 
 
 def _single_pays(equation: Equation) -> bool:

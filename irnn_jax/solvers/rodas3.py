@@ -2,22 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import DampedSystem, Problem, ScaledSystem, State
+from irnn_jax.problem import Problem, State
 
 NEWTON_FROM = 32.0  # in units of the layer's time constant
-# Of each u: its number, the weights of 2 u1 and u3 in the state, and of u1, u2 and u3, times 1/h,
-# in the right-hand side.
-STAGES = (
-    (0, 0, 0, 0, 0, 0),
-    (1, 0, 0, 4, 0, 0),
-    (2, 1, 0, 1, -1, 0),
-    (3, 1, 1, 1, -1, -8 / 3),
-)
 
 
 class StepReport(NamedTuple):
@@ -101,10 +92,18 @@ def rodas3(
     rate = 1 / step_size
     system = problem.damped_newton(y0.state, y0.slope, 2 * rate)
 
+    def velocity(state: State) -> State:
+        return problem.map(state) - state
+
     newton = rate * NEWTON_FROM < 1
-    # An iteration is much to compile: one of them, in a loop.
-    stages = _stages if isinstance(system, ScaledSystem) else _stages_in_a_loop
-    state, u4 = stages(problem, system, y0, rate, newton)
+    flows = jnp.where(newton, 0, rate)
+    u1 = system.solve(y0.velocity)
+    u2 = system.solve(y0.velocity + 4 * rate * u1)
+    state = y0.state + jnp.where(newton, 1, 2) * u1
+    u3 = system.solve(velocity(state) + flows * (u1 - u2))
+    state = state + u3
+    u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
+    state = state + u4
 
     step, error = max_norm(state - y0.state), max_norm(u4)
     # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
@@ -121,34 +120,3 @@ def rodas3(
         across_pole=~system.determinant_is_positive(),
     )
     return y1, report
-
-
-def _stages(
-    problem: Problem, system: DampedSystem, y0: Iterate, rate: Array, newton: Array
-) -> tuple[State, State]:
-    """Y1 and u4, with the rate 1/h."""
-    flows = jnp.where(newton, 0, rate)
-    u1 = system.solve(y0.velocity)
-    u2 = system.solve(y0.velocity + 4 * rate * u1)
-    state = y0.state + jnp.where(newton, 1, 2) * u1
-    u3 = system.solve(problem.map(state) - state + flows * (u1 - u2))
-    state = state + u3
-    u4 = system.solve(problem.map(state) - state + flows * (u1 - u2 - 8 / 3 * u3))
-    return state + u4, u4
-
-
-def _stages_in_a_loop(
-    problem: Problem, system: DampedSystem, y0: Iterate, rate: Array, newton: Array
-) -> tuple[State, State]:
-    """The same, with one solve in the program."""
-    first, flows = jnp.where(newton, 1, 2), jnp.where(newton, 0, rate)
-
-    def stage(u: Array, weights: Array) -> tuple[Array, None]:
-        number, of_state, of_rhs = weights[0].astype(int), weights[1:3], weights[3:]
-        state = y0.state + first * of_state[0] * u[0] + of_state[1] * u[2]
-        rhs = problem.map(state) - state + flows * jnp.tensordot(of_rhs, u[:3], 1)
-        return u.at[number].set(system.solve(rhs)), None
-
-    start = jnp.zeros((4, *y0.state.shape), y0.state.dtype)
-    (u1, _, u3, u4), _ = jax.lax.scan(stage, start, jnp.asarray(STAGES, start.dtype))
-    return y0.state + first * u1 + u3 + u4, u4
