@@ -7,7 +7,7 @@ through diffrax as its `args`.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -27,7 +27,12 @@ DIRECT_UP_TO = 100
 
 @runtime_checkable
 class DampedSystem(Protocol):
-    """The matrices (1 + damping) I - J of a batch, for any number of solves with them."""
+    """The matrices (1 + damping) I - J of a batch, for any number of solves with them.
+
+    `is_iterative` says whether a solve is a loop, of which a program should have one.
+    """
+
+    is_iterative: ClassVar[bool]
 
     def solve(self, rhs: State) -> State:
         """Solve ((1 + damping) I - J) x = rhs."""
@@ -145,6 +150,7 @@ class ScaledSystem(eqx.Module):
 
     factors: Inverse | Blocks | Lapack
     scale: Float[Array, "*batch"]
+    is_iterative: ClassVar[bool] = False
 
     def solve(self, rhs: State) -> State:
         """Solve scale M x = rhs."""
@@ -162,32 +168,30 @@ class WideSystem(eqx.Module):
     slope: State
     scale: Float[Array, "*batch"]
     tolerance: float = eqx.field(static=True)
+    is_iterative: ClassVar[bool] = True
 
     def solve(self, rhs: State) -> State:
         """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
-        return _solve_wide(self, rhs)
+
+        def operator(v: State) -> State:
+            return self.scale * v - self.slope * multiply(self.matrix, v)
+
+        def solve(operator: Callable[[State], State], rhs: State) -> State:
+            return gmres(operator, rhs, self.tolerance)
+
+        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
         return jnp.array(True)
 
 
-@jax.jit  # traced once for all that a step solves
-def _solve_wide(system: WideSystem, rhs: State) -> State:
-    def operator(v: State) -> State:
-        return system.scale * v - system.slope * multiply(system.matrix, v)
-
-    def solve(operator: Callable[[State], State], rhs: State) -> State:
-        return gmres(operator, rhs, system.tolerance)
-
-    # JAX's rule for a linear solve differentiates the system, and never how it is solved.
-    return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
-
-
 class KrylovSystem(eqx.Module):
     """A matrix that is only known by what solves with it."""
 
     inverse: Callable[[State], State]
+    is_iterative: ClassVar[bool] = True
 
     def solve(self, rhs: State) -> State:
         """Solve M x = rhs."""
@@ -230,7 +234,6 @@ class CellProblem(eqx.Module):
         del slope
         _, tangent_map = jax.linearize(self.map, y)
 
-        @jax.jit  # traced once for all that a step solves
         def solve(rhs: State) -> State:
             gmres = lineax_gmres(rhs, self.linear_accuracy(y.dtype))
             return solve_krylov(lambda v: (1 + damping) * v - tangent_map(v), rhs, gmres)

@@ -1,12 +1,14 @@
 """One step along the flow, for a whole batch: by the Rosenbrock method RODAS3, or by Newton's."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.max_norm import max_norm
-from irnn_jax.problem import Problem, State
+from irnn_jax.problem import DampedSystem, Problem, State
 
 NEWTON_FROM = 32.0  # in units of the layer's time constant
 
@@ -96,14 +98,19 @@ def rodas3(
         return problem.map(state) - state
 
     newton = rate * NEWTON_FROM < 1
-    flows = jnp.where(newton, 0, rate)
-    u1 = system.solve(y0.velocity)
-    u2 = system.solve(y0.velocity + 4 * rate * u1)
-    state = y0.state + jnp.where(newton, 1, 2) * u1
-    u3 = system.solve(velocity(state) + flows * (u1 - u2))
-    state = state + u3
-    u4 = system.solve(velocity(state) + flows * (u1 - u2 - 8 / 3 * u3))
-    state = state + u4
+    flows, first = jnp.where(newton, 0, rate), jnp.where(newton, 1, 2)
+    u1, _, u3, u4 = _solved(
+        system,
+        (
+            lambda u: y0.velocity,
+            lambda u: y0.velocity + 4 * rate * u[0],
+            lambda u: velocity(y0.state + first * u[0]) + flows * (u[0] - u[1]),
+            lambda u: (
+                velocity(y0.state + first * u[0] + u[2]) + flows * (u[0] - u[1] - 8 / 3 * u[2])
+            ),
+        ),
+    )
+    state = y0.state + first * u1 + u3 + u4
 
     step, error = max_norm(state - y0.state), max_norm(u4)
     # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
@@ -120,3 +127,20 @@ def rodas3(
         across_pole=~system.determinant_is_positive(),
     )
     return y1, report
+
+
+def _solved(system: DampedSystem, rhs: Sequence[Callable[[Any], State]]) -> list[State]:
+    """The u with M u[i] = rhs[i](u), in which only the ones before u[i] are used."""
+    if not system.is_iterative:
+        u: list[State] = []
+        for of in rhs:
+            u.append(system.solve(of(u)))
+        return u
+
+    # A solve is a program of its own: one for all of them.
+    def solve(number: Array, u: Array) -> Array:
+        return u.at[number].set(system.solve(jax.lax.switch(number, rhs, u)))
+
+    like = jax.eval_shape(rhs[0], ())
+    none = jnp.zeros((len(rhs), *like.shape), like.dtype)
+    return list(jax.lax.fori_loop(0, len(rhs), solve, none))
