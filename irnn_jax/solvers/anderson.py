@@ -1,6 +1,7 @@
 """Anderson acceleration of Picard's iteration, for wide layers that contract."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,12 +93,16 @@ class Anderson:
         y0: State,
         tolerance: float | Array,
         adjoint: diffrax.AbstractAdjoint,
+        limit: float | Array = math.inf,
     ) -> History:
-        """Iterate y <- function(y) until max|function(y) - y| <= tolerance for each sample."""
+        """Iterate y <- function(y) until max|function(y) - y| <= tolerance for each sample.
+
+        At most `limit` times, which may be traced, and never more than `max_steps`.
+        """
 
         def moving(history: History) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return max_norm(history.velocity) > tolerance
+            return (max_norm(history.velocity) > tolerance) & (history.num_steps < limit)
 
         def advance(number: Array, history: History) -> History:
             going = moving(history)

@@ -46,6 +46,22 @@ class Found(NamedTuple):
     num_steps: Float[Array, "*batch"]
 
 
+class Accelerated(NamedTuple):
+    """What acceleration led to, once or twice.
+
+    Attributes:
+        state: (n, *batch).
+        residual: max|F| there, (*batch).
+        enough: the residual that the next time is for, (*batch).
+        num_steps: (*batch).
+    """
+
+    state: State
+    residual: Float[Array, "*batch"]
+    enough: Float[Array, "*batch"]
+    num_steps: Float[Array, "*batch"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exponential:
     """Follow the flow with products with A alone, then settle: for wide layers.
@@ -71,7 +87,7 @@ class Exponential:
         accelerate_within: the distance to the equilibrium, in activities, that is not followed.
         max_steps: along the flow, rejected ones included.
         acceleration: for what does not settle by itself; its tolerance is not used.
-        polish: the same for the last digits, next to a fold.
+        polish_steps: of the acceleration, for the last digits, next to a fold.
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """
 
@@ -81,15 +97,13 @@ class Exponential:
     accelerate_within: float = 0.02
     max_steps: int = 100
     acceleration: Any = Anderson(max_steps=100)
-    polish: Any = Anderson(max_steps=30)
+    polish_steps: int = 30
     tolerance: float | None = None
 
     def __post_init__(self):
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("acceleration", "polish"):
-            if not isinstance(numbers[name], Anderson):
-                raise ValueError(f"{name} must be an Anderson, got {getattr(self, name)!r}")
-            del numbers[name]
+        if not isinstance(numbers.pop("acceleration"), Anderson):
+            raise ValueError(f"acceleration must be an Anderson, got {self.acceleration!r}")
         check_positive(**numbers)
 
     def more_cautious(self) -> Solver:
@@ -262,16 +276,33 @@ class Exponential:
         def near(y: State) -> State:
             return jnp.where(going, problem.map(y), y)
 
-        end = self.acceleration.accelerate(near, state, tolerance, adjoint)
-        # A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where the
-        # rate is small, next to a fold, that takes a smaller residual, down to rounding.
-        slowness = jnp.maximum(1, end.slowness() / 4)
         smallest = 8 * float(jnp.finfo(state.dtype).eps)
-        enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
-        polished = self.polish.accelerate(near, end.state, enough, adjoint)
-        before, after = max_norm(end.velocity), max_norm(polished.velocity)
-        return Found(
-            state=jnp.where(after < before, polished.state, end.state),
-            residual=jnp.where(after < before, after, before),
-            num_steps=end.num_steps + polished.num_steps,
+
+        def again(number: Array, at: Accelerated) -> Accelerated:
+            limit = jnp.where(number == 0, self.acceleration.max_steps, self.polish_steps)
+            end = self.acceleration.accelerate(near, at.state, at.enough, adjoint, limit)
+            residual = max_norm(end.velocity)
+            better = (number == 0) | (residual < at.residual)
+            # A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where
+            # the rate is small, next to a fold, that takes a smaller residual, down to rounding.
+            slowness = jnp.maximum(1, end.slowness() / 4)
+            enough = jnp.minimum(smallest, tolerance)
+            return Accelerated(
+                state=jnp.where(better, end.state, at.state),
+                residual=jnp.where(better, residual, at.residual),
+                enough=jnp.maximum(enough, tolerance / slowness**2),
+                num_steps=at.num_steps + end.num_steps,
+            )
+
+        def moving(at: Accelerated) -> Array:
+            return at.residual > at.enough
+
+        batch = state.shape[1:]
+        start = Accelerated(
+            state=state,
+            residual=jnp.full(batch, jnp.inf, state.dtype),
+            enough=jnp.broadcast_to(jnp.asarray(tolerance, state.dtype), batch),
+            num_steps=jnp.zeros(batch, state.dtype),
         )
+        end = repeat(again, start, moving, 2, adjoint)
+        return Found(end.state, end.residual, end.num_steps)
