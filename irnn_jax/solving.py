@@ -14,6 +14,7 @@ from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers import Solver
 from irnn_jax.solvers.base import Escalating, residual_of, tolerance_of
 from irnn_jax.solvers.chord import Chord
+from irnn_jax.solvers.in_pieces import those_that_need_it
 from irnn_jax.spectrum import find_unstable
 from irnn_jax.status import Status, judge
 
@@ -85,7 +86,7 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
     not converge at all, and they are attempted again too.
     """
 
-    def flagged(solution: Solution) -> Solution:
+    def flagged(problem: DenseProblem, solution: Solution) -> Solution:
         _, slope = problem.map_and_slope(solution.state)
         jacobian = jnp.moveaxis(slope[:, None] * problem.matrix, (0, 1), (-2, -1))
         unstable = find_unstable(jacobian, solution.converged)
@@ -95,23 +96,26 @@ def only_stable(problem: DenseProblem, solution: Solution, method: Method) -> So
     def missing(solution: Solution) -> Bool[Array, "*batch"]:
         return ~solution.converged & (solution.status != Status.NON_FINITE)
 
-    def retried(solution: Solution) -> Solution:
+    def retried(solution: Solution, problem: DenseProblem) -> Solution:
         again = missing(solution)
         # The others start where they are, and are done after a step.
         start = jnp.where(again, 0, solution.state)
-        second = flagged(solve_batch(problem, start, cautious))
+        second = flagged(problem, solve_batch(problem, start, cautious))
         better = again & second.converged
         chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), second, solution)
         num_steps = solution.num_steps + jnp.where(again, second.num_steps, 0)
         return chosen._replace(num_steps=num_steps)
 
+    def retried_in_pieces(solution: Solution, problem: DenseProblem) -> Solution:
+        return those_that_need_it(retried, missing(solution), solution, problem)
+
     # The chord belongs to no sample, and stays what it is.
-    chord, solution = solution.chord, flagged(solution)
+    chord, solution = solution.chord, flagged(problem, solution)
     if isinstance(method.solver, Escalating):
         cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
         # No reverse mode goes through a loop that may be skipped.
-        unrolled = isinstance(method.gradient, Unrolled)
-        solution = (
-            retried(solution) if unrolled else at_most_once(missing(solution), retried, solution)
-        )
+        if isinstance(method.gradient, Unrolled):
+            solution = retried(solution, problem)
+        else:
+            solution = at_most_once(missing(solution), retried_in_pieces, solution, problem)
     return solution._replace(chord=chord)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
+from irnn_jax.solvers import in_pieces
+from irnn_jax.solvers.in_pieces import FEW
 from tests.problems import NETWORKS, inputs, oscillator, scalar_neuron, some_sigmoid
 
 # Steps of one are stable where 30 y (1 - y) < 1: for the outer two, and not for the middle one.
@@ -138,12 +140,12 @@ ENTERED = []
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The second solver, and says when it runs."""
+    """The second solver, and says when it runs, and for how many samples."""
 
     tolerance: float | None = None
 
     def solve(self, problem: Any, y0: Any, adjoint: Any) -> Any:
-        jax.debug.callback(lambda: ENTERED.append(1))
+        jax.debug.callback(lambda y: ENTERED.append(y[0].size), y0)
         return SECOND.solve(problem, y0, adjoint)
 
 
@@ -160,6 +162,21 @@ def test_later_solvers_do_not_run_where_the_first_converges(entry):
     assert np.all(result.converged)
     jax.effects_barrier()
     assert ENTERED
+
+
+def test_of_many_samples_those_that_fail_are_solved_without_the_others(monkeypatch):
+    monkeypatch.setattr(in_pieces, "on_one_cpu", lambda: True)
+    solver = irnn.Cascade(solvers=(FIRST, Watched()))
+    many = jnp.tile(X[0], (100, 1)).at[jnp.array([3, 57, 99])].set(X[MIDDLE])
+    few, *_ = _everything("batch", X, solver=solver)
+    ENTERED.clear()
+    result = irnn.equilibrium(NET, many, solver=solver)
+    jax.effects_barrier()
+    assert ENTERED == [FEW]
+    here = np.where(many[:, 0] == X[0, 0], 0, MIDDLE)
+    np.testing.assert_array_equal(result.converged, True)
+    np.testing.assert_array_equal(result.num_steps, few.num_steps[here])
+    np.testing.assert_allclose(_activities(result), Y[here], rtol=0, atol=4e-12)
 
 
 def test_the_default_cascade_solves_what_its_first_solver_does():

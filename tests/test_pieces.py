@@ -8,6 +8,7 @@ import pytest
 import irnn_jax as irnn
 from irnn_jax.network import connections
 from irnn_jax.solvers import in_pieces as pieces
+from irnn_jax.solvers.base import Solved
 from irnn_jax.solvers.equation import piece_width
 from tests.problems import inputs, network, relative_error
 
@@ -44,6 +45,42 @@ def test_pieces_are_for_one_cpu():
     assert pieces.on_one_cpu() == one_cpu
     assert widths(8) == {8}
     assert widths(24) == {8 if one_cpu else 24}
+
+
+def test_only_those_that_need_it_are_worked_on(monkeypatch):
+    """Seventy samples in pieces of ten: of four and of none, of all, and of several runs."""
+    monkeypatch.setattr(pieces, "FEW", 10)
+    monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
+    widths = []
+    number, matrix = jnp.arange(70.0), jnp.full((2, 2, 1), 3.0)
+
+    def work(state, batch):
+        number, matrix, needed = batch
+        assert matrix.shape == (2, 2, 1)
+        jax.debug.callback(lambda n: widths.append(n.shape), number)
+        moved = state._replace(state=state.state + matrix[0, 0] * number)
+        return jax.tree.map(lambda new, old: jnp.where(needed, new, old), moved, state)
+
+    def solve(needed):
+        state = Solved(state=jnp.ones((2, 70)), num_steps=jnp.zeros(70, jnp.int32))
+        state = state._replace(time=jnp.zeros(70), finished=needed)
+        return pieces.those_that_need_it(work, needed, state, (number, matrix, needed))
+
+    def check(needed, found):
+        expected = np.where(needed, 1 + 3 * number, 1)
+        np.testing.assert_array_equal(found.state, np.stack([expected, expected]))
+        np.testing.assert_array_equal(found.finished, needed)
+
+    four = jnp.isin(number, jnp.array([0, 33, 34, 69]))
+    for needed, count in ((four, 1), (number < 0, 0), (number >= 0, 7), (number % 6 == 0, 2)):
+        widths.clear()
+        check(needed, jax.jit(solve)(needed))
+        jax.effects_barrier()
+        assert widths == [(10,)] * count
+    runs = jnp.stack([four, number % 6 == 0])
+    found = jax.vmap(solve)(runs)
+    for run in range(2):
+        check(runs[run], jax.tree.map(lambda leaf, run=run: leaf[run], found))
 
 
 # By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.

@@ -121,8 +121,8 @@ def test_the_default_is_chosen_by_size():
     assert chosen(7, 10_000) == mixed
     assert chosen(24, 10_000) == mixed
     explicit = irnn.Exponential(tolerance=1e-9)
-    assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, in_chunks))
-    assert chosen(25, 10_000) == irnn.Cascade(solvers=(explicit, in_chunks))
+    assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, continuation))
+    assert chosen(25, 10_000) == irnn.Cascade(solvers=(explicit, continuation))
 
     # Inside `shard_map` a device knows that its samples are its own.
     mesh = jax.make_mesh((1,), ("runs",), devices=jax.devices()[:1])
@@ -229,7 +229,7 @@ def test_solvers_inside_solvers_are_checked():
         irnn.InChunks(solver=irnn.Picard())
     with pytest.raises(ValueError, match="must be a PseudoTransient or an InChunks, got Pic"):
         irnn.MixedPrecision(solver=irnn.Picard())
-    with pytest.raises(ValueError, match="polish must be an Anderson, got Picard"):
-        irnn.Exponential(polish=irnn.Picard())
+    with pytest.raises(ValueError, match="acceleration must be an Anderson, got Pic"):
+        irnn.Exponential(acceleration=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)

@@ -43,11 +43,14 @@ class Auto:
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not isinstance(problem, DenseProblem):
             return continuation
-        in_chunks = InChunks(solver=continuation) if on_one_cpu() else continuation
         few = y0[0].size < MANY_FROM
         if y0.shape[0] > (CONTINUE_UP_TO if few else CONTINUE_MANY_UP_TO):
-            return Cascade(solvers=(Exponential(tolerance=self.tolerance), in_chunks))
-        return continuation if few else MixedPrecision(solver=in_chunks)
+            return Cascade(solvers=(Exponential(tolerance=self.tolerance), continuation))
+        if few:
+            return continuation
+        return MixedPrecision(
+            solver=InChunks(solver=continuation) if on_one_cpu() else continuation
+        )
 
     def more_cautious(self) -> Solver:
         """Pseudo-transient continuation that keeps close to the flow."""

@@ -11,6 +11,7 @@ from irnn_jax.lazily import at_most_once
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, residual_of, tolerance_of
 from irnn_jax.solvers.flow import Flow
+from irnn_jax.solvers.in_pieces import those_that_need_it
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
@@ -20,7 +21,8 @@ class Cascade:
 
     In one jitted call, also under `vmap`: a later solver is a loop that is not entered unless a
     sample of the batch needs it, so where all converge the cascade costs what its first solver
-    does. Under `Unrolled` every solver runs, since reverse mode cannot skip.
+    does; and of a large batch on one CPU it gets only those that do. Under `Unrolled` every solver
+    runs for all, since reverse mode cannot skip.
 
     Attributes:
         solvers: from the fastest to the most cautious. The default: pseudo-transient continuation,
@@ -59,14 +61,15 @@ class Cascade:
 
     def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
         """Run the solvers in turn until one converges."""
-        tolerance = tolerance_of(self, problem, y0.dtype)
 
-        def failed(solved: Solved) -> jax.Array:
+        def failed(solved: Solved, problem: Problem) -> jax.Array:
+            tolerance = tolerance_of(self, problem, y0.dtype)
             return ~(residual_of(problem, solved) <= tolerance)
 
-        def retry(before: Solved, problem: Problem, y0: State, solver: Solver) -> Solved:
+        def retry(before: Solved, given: tuple[Problem, State], solver: Solver) -> Solved:
+            problem, y0 = given
             # A sample that has converged starts where it is, and is done after a step.
-            again = failed(before)
+            again = failed(before, problem)
             solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
             after, residual = residual_of(problem, solved), residual_of(problem, before)
             return Solved(
@@ -77,6 +80,10 @@ class Cascade:
                 residual=jnp.where(again, after, residual),
             )
 
+        def retry_in_pieces(before: Solved, problem: Problem, y0: State, solver: Solver) -> Solved:
+            again, needed = functools.partial(retry, solver=solver), failed(before, problem)
+            return those_that_need_it(again, needed, before, (problem, y0))
+
         solved = self.solvers[0].solve(problem, y0, adjoint)
         if isinstance(problem, DenseProblem):
             # What failed is not solved by what rests on the proof; without it there is less to
@@ -86,8 +93,8 @@ class Cascade:
         solved = solved._replace(residual=residual_of(problem, solved), chord=None)
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
-                again = functools.partial(retry, solver=solver)
-                solved = at_most_once(failed(solved), again, solved, problem, y0)
+                again = functools.partial(retry_in_pieces, solver=solver)
+                solved = at_most_once(failed(solved, problem), again, solved, problem, y0)
             else:
-                solved = retry(solved, problem, y0, solver)
+                solved = retry(solved, (problem, y0), solver)
         return solved._replace(chord=chord)

@@ -6,10 +6,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 Carry = TypeVar("Carry")
 Found = TypeVar("Found")
+
+# Samples in a piece of those that an iteration has left: the slowest keeps few waiting.
+FEW = 32
 
 
 def in_pieces(
@@ -19,6 +22,7 @@ def in_pieces(
     *,
     count: int,
     width: int,
+    first: Int[Array, ""] | None = None,
 ) -> tuple[Carry, Found]:
     """`work` on `width` samples at a time, in order: the last carry, and what was found of all.
 
@@ -31,6 +35,7 @@ def in_pieces(
         batch: arrays whose `count` samples lie last; of length one there is one for all.
         count: samples in all.
         width: samples in a piece; the last one begins within the one before it.
+        first: how many samples matter, the first ones; None: all. Of the others zeros are found.
     """
 
     def slice_at(start: Array) -> Any:
@@ -52,10 +57,40 @@ def in_pieces(
 
         return carry, jax.tree.map(write, found, part)
 
-    first, seen = jnp.int32(0), jax.ShapeDtypeStruct((width,), bool)
-    _, like = jax.eval_shape(lambda c, s: work(c, slice_at(first), s), carry, seen)
+    zero, seen = jnp.int32(0), jax.ShapeDtypeStruct((width,), bool)
+    _, like = jax.eval_shape(lambda c, s: work(c, slice_at(zero), s), carry, seen)
     blank = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], count), leaf.dtype), like)
-    return jax.lax.fori_loop(first, jnp.int32(-(-count // width)), one, (carry, blank))
+    pieces = -(-(count if first is None else first) // width)
+    return jax.lax.fori_loop(zero, jnp.asarray(pieces, jnp.int32), one, (carry, blank))
+
+
+def those_that_need_it(
+    work: Callable[[Found, Any], Found],
+    needed: Bool[Array, "*batch"],
+    state: Found,
+    batch: Any,
+) -> Found:
+    """`work(state, batch)` of the samples that need it, on one CPU without the others in between.
+
+    They go in pieces. The last one is filled up with samples that do not need it, and elsewhere
+    all are given: `work` keeps the state of those.
+    """
+    count = needed.size
+    if needed.ndim != 1 or count <= FEW or not on_one_cpu():
+        return work(state, batch)
+    order = jnp.argsort(~needed)  # stable
+
+    def sorted_(leaf: Array) -> Array:
+        return leaf if leaf.shape[-1] == 1 else leaf[..., order]
+
+    def piece(carry: None, part: tuple[Found, Any], seen: Array) -> tuple[None, Found]:
+        del carry, seen
+        return None, work(*part)
+
+    given, first = jax.tree.map(sorted_, (state, batch)), jnp.sum(needed, dtype=jnp.int32)
+    _, found = in_pieces(piece, None, given, count=count, width=FEW, first=first)
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda new, old: jnp.where(needed, new[..., back], old), found, state)
 
 
 def where_it_pays(
