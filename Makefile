@@ -6,14 +6,20 @@ PY := $(VENV)/bin/python
 # Runs side by side, each device with a core to itself; without it they share one device.
 ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count())") \
 	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $$XLA_FLAGS"
+# Nearly all that the tests do is tracing and compiling: programs that compile in half the time.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $$XLA_FLAGS"
+# In the order of their names: the reordering puts few long tests last, where they keep one waiting.
+PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
+# Equilibria, gradients and adjoints of every kind.
+CORE := $(addprefix tests/test_,adjoint.py gradients.py oracle.py settle.py solvers.py wide.py)
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
 .SUFFIXES:
-.PHONY: help reproduce figure6 figure7 choices test test-slow kill-test device-test lint format \
-	bench bench-peers robustness docs constraints clean
+.PHONY: help reproduce figure6 figure7 choices test test-core test-slow kill-test device-test lint \
+	format bench bench-peers robustness docs constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,16 +37,19 @@ choices: $(VENV)/.installed-experiments ## Figure 6 under other readings of the 
 	$(ON_ALL_CORES) $(PY) -m experiments.choices $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests, the slow ones left out
-	$(PY) -m pytest -n auto --dist loadscope $(ARGS)
+	$(QUICK) $(PYTEST) $(ARGS)
+
+test-core: $(VENV)/.installed-test ## Run those of the core on programs that XLA optimises in full
+	$(PYTEST) $(CORE) $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## Run the slow tests
-	$(PY) -m pytest -n auto --dist loadscope -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and compare (some minutes)
 	$(PY) -m pytest tests/experiments/test_kill.py -m "slow or not slow" $(ARGS)
 
 device-test: $(VENV)/.installed-test ## Compare 1 device with 8, and 1 process with 2
-	$(PY) -m pytest tests/experiments/test_devices.py $(ARGS)
+	$(PY) -m pytest tests/experiments/test_devices.py -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(PY) -m ruff check .

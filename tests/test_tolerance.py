@@ -43,8 +43,31 @@ def test_it_is_used_in_place_of_the_solvers(name, net, x):
         result = solve(tolerance)
         np.testing.assert_array_equal(result.converged, result.residual <= tolerance)
         assert result.converged.all()
-    unreachable = solve(1e-30)
-    assert not unreachable.converged.all()
+
+
+# Far from the end, wherever the tolerance puts it.
+STOPPED = {
+    "picard": irnn.Picard(max_steps=2),
+    "flow": irnn.Flow(max_steps=2),
+    "anderson": irnn.Anderson(max_steps=2),
+    "default": irnn.PseudoTransient(max_steps=1),
+    "mixed": irnn.MixedPrecision(solver=irnn.PseudoTransient(max_steps=1)),
+    "chunks": irnn.InChunks(solver=irnn.PseudoTransient(max_steps=1), width=4, first_steps=1),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_it_judges_in_place_of_the_solvers(name, net, x):
+    net = jax.tree.map(lambda leaf: 8 * leaf, net)
+
+    @jax.jit
+    def solve(tolerance):
+        return irnn.equilibrium(net, x, solver=STOPPED[name], tolerance=tolerance)
+
+    residual = solve(TIGHT).residual
+    assert residual.min() > TIGHT
+    assert solve(2 * residual.max()).converged.all()
+    assert not solve(residual.min() / 2).converged.any()
 
 
 @pytest.mark.parametrize("name", ["picard", "flow", "anderson"])

@@ -8,6 +8,7 @@ place of their linearly implicit Euler steps.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
@@ -99,6 +100,31 @@ def at_rest_within(tolerance: float | Float[Array, "*batch"], at: Iterate) -> Bo
     return ((at.residual <= tolerance) & done) | jnp.isnan(at.residual)
 
 
+# diffrax traces a step four times, and this once.
+@functools.partial(jax.jit, static_argnums=0)
+def _stepped(
+    rule: FollowThenNewton,
+    tolerance: float | Float[Array, "*batch"],
+    problem: Problem,
+    start: Progress,
+) -> Progress:
+    """One step of each sample that is not at rest."""
+    end, report = rodas3(problem, start.at, start.step_size)
+    keep, h, followed = rule.next_step_size(report, start.step_size, start.followed)
+    moving = ~at_rest_within(tolerance, start.at)
+    taken = keep & moving
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(taken, new, old)
+
+    return Progress(
+        at=jax.tree.map(choose, end, start.at),
+        step_size=jnp.where(moving, h, start.step_size),
+        followed=jnp.where(moving, followed, start.followed),
+        num_steps=start.num_steps + moving.astype(start.num_steps.dtype),
+    )
+
+
 class Continuation(diffrax.AbstractSolver):
     """The diffrax solver: in each step every sample that is not at rest tries one of its own.
 
@@ -133,20 +159,7 @@ class Continuation(diffrax.AbstractSolver):
     ):
         """One step of each sample that is not at rest."""
         del terms, t0, t1, solver_state, made_jump
-        y1, report = rodas3(args, y0.at, y0.step_size)
-        keep, h, followed = self.rule.next_step_size(report, y0.step_size, y0.followed)
-        moving = ~at_rest_within(self.tolerance, y0.at)
-        taken = keep & moving
-
-        def choose(new: Array, old: Array) -> Array:
-            return jnp.where(taken, new, old)
-
-        progress = Progress(
-            at=jax.tree.map(choose, y1, y0.at),
-            step_size=jnp.where(moving, h, y0.step_size),
-            followed=jnp.where(moving, followed, y0.followed),
-            num_steps=y0.num_steps + moving.astype(y0.num_steps.dtype),
-        )
+        progress = _stepped(self.rule, self.tolerance, args, y0)
         return progress, None, {"y0": y0, "y1": progress}, None, diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Progress, args: Problem) -> Progress:
