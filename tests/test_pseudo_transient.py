@@ -11,7 +11,7 @@ from scipy.special import expit
 
 import irnn_jax as irnn
 from irnn_jax.problem import DenseProblem
-from irnn_jax.solvers.pseudo_transient import FollowThenNewton
+from irnn_jax.solvers.follow_then_newton import FollowThenNewton
 from irnn_jax.solvers.rodas3 import Iterate, StepReport, iterate, rodas3
 from tests.problems import (
     NETWORKS,

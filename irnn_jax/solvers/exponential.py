@@ -46,22 +46,6 @@ class Found(NamedTuple):
     num_steps: Float[Array, "*batch"]
 
 
-class Accelerated(NamedTuple):
-    """What acceleration led to, once or twice.
-
-    Attributes:
-        state: (n, *batch).
-        residual: max|F| there, (*batch).
-        enough: the residual that the next time is for, (*batch).
-        num_steps: (*batch).
-    """
-
-    state: State
-    residual: Float[Array, "*batch"]
-    enough: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exponential:
     """Follow the flow with products with A alone, then settle: for wide layers.
@@ -278,31 +262,23 @@ class Exponential:
 
         smallest = 8 * float(jnp.finfo(state.dtype).eps)
 
-        def again(number: Array, at: Accelerated) -> Accelerated:
+        def again(number: Array, carry: tuple[Found, Array]) -> tuple[Found, Array]:
+            at, enough = carry
             limit = jnp.where(number == 0, self.acceleration.max_steps, self.polish_steps)
-            end = self.acceleration.accelerate(near, at.state, at.enough, adjoint, limit)
+            end = self.acceleration.accelerate(near, at.state, enough, adjoint, limit)
             residual = max_norm(end.velocity)
             better = (number == 0) | (residual < at.residual)
             # A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where
             # the rate is small, next to a fold, that takes a smaller residual, down to rounding.
             slowness = jnp.maximum(1, end.slowness() / 4)
-            enough = jnp.minimum(smallest, tolerance)
-            return Accelerated(
+            enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
+            found = Found(
                 state=jnp.where(better, end.state, at.state),
                 residual=jnp.where(better, residual, at.residual),
-                enough=jnp.maximum(enough, tolerance / slowness**2),
                 num_steps=at.num_steps + end.num_steps,
             )
+            return found, enough
 
-        def moving(at: Accelerated) -> Array:
-            return at.residual > at.enough
-
-        batch = state.shape[1:]
-        start = Accelerated(
-            state=state,
-            residual=jnp.full(batch, jnp.inf, state.dtype),
-            enough=jnp.broadcast_to(jnp.asarray(tolerance, state.dtype), batch),
-            num_steps=jnp.zeros(batch, state.dtype),
-        )
-        end = repeat(again, start, moving, 2, adjoint)
-        return Found(end.state, end.residual, end.num_steps)
+        zeros = jnp.zeros(state.shape[1:], state.dtype)
+        start = Found(state, jnp.full_like(zeros, jnp.inf), zeros), tolerance + zeros
+        return repeat(again, start, lambda carry: carry[0].residual > carry[1], 2, adjoint)[0]

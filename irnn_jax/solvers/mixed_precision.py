@@ -10,8 +10,9 @@ from irnn_jax.lazily import at_most_once
 from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, default_tolerance, residual_of
+from irnn_jax.solvers.follow_then_newton import newton_step_size
 from irnn_jax.solvers.in_chunks import InChunks
-from irnn_jax.solvers.pseudo_transient import PseudoTransient, newton_step_size
+from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

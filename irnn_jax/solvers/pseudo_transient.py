@@ -1,6 +1,6 @@
 """Pseudo-transient continuation: follow the flow while it matters, end as Newton's method.
 
-A Rosenbrock step (`rodas3`) and a rule for its size (`next_step_size`), both for a whole batch in
+A Rosenbrock step (`rodas3`) and a rule for its size (`FollowThenNewton`), both for a whole batch in
 which every sample has a step size of its own. `Continuation` makes one diffrax solver of them, run
 by `diffrax.diffeqsolve`. After Kelley and Keyes, "Convergence analysis of pseudo-transient
 continuation", SIAM J. Numer. Anal. 35 (1998), with an error-controlled method of third order in
@@ -20,7 +20,8 @@ from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.approach import approach
 from irnn_jax.solvers.base import Solved, check_positive, integrate, tolerance_of
 from irnn_jax.solvers.count_steps import CountSteps
-from irnn_jax.solvers.rodas3 import Iterate, StepReport, iterate, rodas3
+from irnn_jax.solvers.follow_then_newton import FollowThenNewton, newton_step_size
+from irnn_jax.solvers.rodas3 import Iterate, iterate, rodas3
 
 
 class Progress(NamedTuple):
@@ -39,55 +40,9 @@ class Progress(NamedTuple):
     num_steps: Float[Array, "*batch"]
 
 
-def newton_step_size(dtype: Any) -> float:
-    """1/eps: with an h so large a step is Newton's to rounding."""
-    return 1 / float(jnp.finfo(dtype).eps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FollowThenNewton:
-    """Choose h by the error of the step; let it go where the equilibrium is near.
-
-    On the way h is multiplied by 0.8 (error_tolerance/error)^(1/3), within [0.1, 1e6]. A step is
-    rejected when its error is above `reject_above`, is not finite, or the step leapt across a pole.
-
-    Where the equilibrium is less than `newton_within` ahead the linear model should hold all the
-    way, and h is raised by another (newton_within/ahead)^2: the steps become Newton's. Such a
-    step must lower the residual too. If it is rejected, h goes back to the last one by which the
-    flow was followed.
-    """
-
-    error_tolerance: float
-    reject_above: float
-    newton_within: float
-
-    def next_step_size(
-        self, report: StepReport, h: Float[Array, "*batch"], followed: Float[Array, "*batch"]
-    ) -> tuple[Bool[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """Whether to keep the step of size h, the next h, and the next `followed`."""
-        error = jnp.where(jnp.isnan(report.error), jnp.inf, report.error)
-        newton = h > 2 * followed
-        keep: Bool[Array, "*batch"] = (
-            (error <= self.reject_above) & ~report.across_pole & ~(newton & (report.ratio > 1))
-        )
-        # Not the cube root, for which XLA has no vector instructions on a CPU.
-        factor = 0.8 * jnp.exp(jnp.log(self.error_tolerance / error) / 3)
-        factor = jnp.clip(factor, 0.1, jnp.where(keep, 1e6, 0.5))
-        factor = jnp.where(report.across_pole, jnp.minimum(factor, 0.25), factor)
-        # A Newton step says nothing about how well the flow can be followed.
-        followed = jnp.where(newton, followed, h * factor)
-        near = jnp.maximum(1, (self.newton_within / report.ahead) ** 2)
-        h = jnp.where(keep, jnp.where(newton, h, followed) * near, followed)
-        longest = newton_step_size(h.dtype)
-        # A step size is a choice, not a function to differentiate: `Unrolled` would meet the
-        # infinite slope of the root wherever a step made no error at all.
-        h, followed = jax.lax.stop_gradient(
-            (jnp.minimum(h, longest), jnp.minimum(followed, longest))
-        )
-        return keep, h, followed
-
-
-def at_rest_within(tolerance: float | Float[Array, "*batch"], at: Iterate) -> Bool[Array, "*batch"]:
+def at_rest_within(
+    tolerance: float | Float[Array, "*#batch"], at: Iterate
+) -> Bool[Array, "*batch"]:
     """Which samples are within the tolerance, and done with Newton's method.
 
     A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a fold,
@@ -104,7 +59,7 @@ def at_rest_within(tolerance: float | Float[Array, "*batch"], at: Iterate) -> Bo
 @functools.partial(jax.jit, static_argnums=0)
 def _stepped(
     rule: FollowThenNewton,
-    tolerance: float | Float[Array, "*batch"],
+    tolerance: Float[Array, "*#batch"],
     problem: Problem,
     start: Progress,
 ) -> Progress:
@@ -159,7 +114,7 @@ class Continuation(diffrax.AbstractSolver):
     ):
         """One step of each sample that is not at rest."""
         del terms, t0, t1, solver_state, made_jump
-        progress = _stepped(self.rule, self.tolerance, args, y0)
+        progress = _stepped(self.rule, jnp.asarray(self.tolerance), args, y0)
         return progress, None, {"y0": y0, "y1": progress}, None, diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Progress, args: Problem) -> Progress:
