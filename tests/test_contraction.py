@@ -125,7 +125,7 @@ def test_nor_where_only_the_probes_say_so(getkey):
     for a, b in zip(found.activities, few.activities, strict=True):
         np.testing.assert_allclose(a[:SAMPLES], b, rtol=0, atol=1e-11)
     # Too few samples for a proof: the flow is followed before it is accelerated.
-    assert np.mean(found.num_steps) + 1 < np.mean(few.num_steps)
+    assert np.max(found.num_steps) < np.min(few.num_steps)
 
 
 @pytest.mark.parametrize("solver", [irnn.PseudoTransient(), irnn.InChunks(width=16)], ids=str)

@@ -43,6 +43,8 @@ def test_it_is_used_in_place_of_the_solvers(name, net, x):
         result = solve(tolerance)
         np.testing.assert_array_equal(result.converged, result.residual <= tolerance)
         assert result.converged.all()
+    unreachable = solve(1e-30)
+    assert not unreachable.converged.all()
 
 
 # Far from the end, wherever the tolerance puts it.

@@ -15,7 +15,7 @@ import json, sys
 import jax, jax.numpy as jnp
 import irnn_jax as irnn
 jax.config.update("jax_enable_x64", True)
-net = irnn.init(jax.random.key(0), (3, 3))
+net = irnn.init(jax.random.key(0), (3, 4, 2))
 shift = lambda leaf: leaf + 0.7 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))
 net = jax.tree.map(shift, net)
 x = jax.random.normal(jax.random.key(1), (16, 3))

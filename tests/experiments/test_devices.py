@@ -36,7 +36,6 @@ def test_eight_devices(tmp_path, cache, alone):
     assert_same_numbers(tmp_path / "run", alone)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes(tmp_path, cache, alone):
     with socket.socket() as free:
