@@ -66,8 +66,7 @@ class Cascade:
             tolerance = tolerance_of(self, problem, y0.dtype)
             return ~(residual_of(problem, solved) <= tolerance)
 
-        def retry(before: Solved, given: tuple[Problem, State], solver: Solver) -> Solved:
-            problem, y0 = given
+        def retry(solver: Solver, before: Solved, problem: Problem, y0: State) -> Solved:
             # A sample that has converged starts where it is, and is done after a step.
             again = failed(before, problem)
             solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
@@ -80,9 +79,9 @@ class Cascade:
                 residual=jnp.where(again, after, residual),
             )
 
-        def retry_in_pieces(before: Solved, problem: Problem, y0: State, solver: Solver) -> Solved:
-            again, needed = functools.partial(retry, solver=solver), failed(before, problem)
-            return those_that_need_it(again, needed, before, (problem, y0))
+        def retry_in_pieces(solver: Solver, before: Solved, problem: Problem, y0: State) -> Solved:
+            again, needed = functools.partial(retry, solver), failed(before, problem)
+            return those_that_need_it(again, needed, before, problem, y0)
 
         solved = self.solvers[0].solve(problem, y0, adjoint)
         if isinstance(problem, DenseProblem):
@@ -93,8 +92,8 @@ class Cascade:
         solved = solved._replace(residual=residual_of(problem, solved), chord=None)
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
-                again = functools.partial(retry_in_pieces, solver=solver)
+                again = functools.partial(retry_in_pieces, solver)
                 solved = at_most_once(failed(solved, problem), again, solved, problem, y0)
             else:
-                solved = retry(solved, (problem, y0), solver)
+                solved = retry(solver, solved, problem, y0)
         return solved._replace(chord=chord)

@@ -65,30 +65,27 @@ def in_pieces(
 
 
 def those_that_need_it(
-    work: Callable[[Found, Any], Found],
-    needed: Bool[Array, "*batch"],
-    state: Found,
-    batch: Any,
+    work: Callable[..., Found], needed: Bool[Array, "*batch"], state: Found, *given: Any
 ) -> Found:
-    """`work(state, batch)` of the samples that need it, on one CPU without the others in between.
+    """`work(state, *given)` of the samples that need it, on one CPU without the others in between.
 
     They go in pieces. The last one is filled up with samples that do not need it, and elsewhere
     all are given: `work` keeps the state of those.
     """
     count = needed.size
     if needed.ndim != 1 or count <= FEW or not on_one_cpu():
-        return work(state, batch)
+        return work(state, *given)
     order = jnp.argsort(~needed)  # stable
 
     def sorted_(leaf: Array) -> Array:
         return leaf if leaf.shape[-1] == 1 else leaf[..., order]
 
-    def piece(carry: None, part: tuple[Found, Any], seen: Array) -> tuple[None, Found]:
+    def piece(carry: None, part: tuple[Any, ...], seen: Array) -> tuple[None, Found]:
         del carry, seen
         return None, work(*part)
 
-    given, first = jax.tree.map(sorted_, (state, batch)), jnp.sum(needed, dtype=jnp.int32)
-    _, found = in_pieces(piece, None, given, count=count, width=FEW, first=first)
+    batch, first = jax.tree.map(sorted_, (state, *given)), jnp.sum(needed, dtype=jnp.int32)
+    _, found = in_pieces(piece, None, batch, count=count, width=FEW, first=first)
     back = jnp.argsort(order)
     return jax.tree.map(lambda new, old: jnp.where(needed, new[..., back], old), found, state)
 
