@@ -40,8 +40,21 @@ def accurate_slope(
     multiplies a gradient is computed as f(x) f(-x) instead.
     """
     if activation is jax.nn.sigmoid:
-        return jax.nn.sigmoid(preactivation) * jax.nn.sigmoid(-preactivation)
+        return _sigmoid_slope(preactivation)
     return value_and_slope(activation, preactivation)[1]
+
+
+@jax.custom_jvp
+def _sigmoid_slope(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """f(x) f(-x) = e/(1 + e)^2 with e = exp(-|x|), one exponential for both."""
+    e = jnp.exp(-jnp.abs(x))
+    return e / (1 + e) ** 2
+
+
+# f'' = f' (f(-x) - f(x)), without the kink of |x| in any derivative.
+_sigmoid_slope.defjvps(
+    lambda tangent, _, x: tangent * _sigmoid_slope(x) * (jax.nn.sigmoid(-x) - jax.nn.sigmoid(x))
+)
 
 
 @functools.lru_cache(maxsize=128)

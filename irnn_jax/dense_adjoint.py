@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.gradients import AdjointSystem
-from irnn_jax.lazily import at_most_once
+from irnn_jax.lazily import at_most_once, at_most_once_or_unasked
 from irnn_jax.linear import BLOCKS_UP_TO, factorize, multiply, multiply_transposed, product
 from irnn_jax.max_norm import max_norm
 from irnn_jax.network import feedforward_mask
@@ -126,7 +126,15 @@ def _solve(
     # With an axis for samples, of length one: as `side_by_side` has it.
     first = Chord(*(leaf[..., 0] for leaf in chord)) if chord else unknown_chord(n)
     if n <= FACTORISE_UP_TO:
-        return kind(matrix, slope).direct(rhs, slope)
+
+        def direct(_: Array, *given: Array) -> Array:
+            matrix, slope, rhs = given
+            return kind(matrix, slope).direct(rhs, slope)
+
+        # In a loop: with what enters it the samples' layout is put together once, and not for each
+        # entry that an elimination takes from it.
+        given, zeros = (matrix, slope, rhs), jnp.zeros_like(rhs)
+        return at_most_once_or_unasked(jnp.any(rhs != 0), direct, zeros, *given)
 
     def piece(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Array]:
         del seen

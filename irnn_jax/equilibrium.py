@@ -13,6 +13,7 @@ from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport, DenseMethod, dense_equilibrium
 from irnn_jax.linear import matmul
+from irnn_jax.max_norm import max_norm
 from irnn_jax.network import (
     Network,
     NetworkLike,
@@ -167,7 +168,7 @@ def _equilibrium(
     dtype = jnp.result_type(x, *jax.tree.leaves(net))
     x = x.reshape(-1, x.shape[-1]).astype(dtype)
     # dL/dQ sums u x^T over the batch: a bad x times a masked u of zero would still be NaN.
-    finite = jnp.all(jnp.isfinite(x), axis=-1, keepdims=True)
+    finite = max_norm(x, axis=-1, keepdims=True) < jnp.inf
     x = jnp.where(finite, x, 0)
     if net.is_recurrent:
         matrix = connections(net, dtype)

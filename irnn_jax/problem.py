@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.activations import Activation, value_and_slope
 from irnn_jax.krylov import gmres
 from irnn_jax.linear import Blocks, Inverse, Lapack, factorize, multiply
+from irnn_jax.precision import in_precision
 
 State = Float[Array, "n *batch"]
 
@@ -29,13 +30,16 @@ DIRECT_UP_TO = 100
 class DampedSystem(Protocol):
     """The matrices (1 + damping) I - J of a batch, for any number of solves with them.
 
+    They are solved in float32, in less time and memory than in float64: what a solve leaves of a
+    step is the next step's to find, by F in the precision of the state.
+
     `is_iterative` says whether a solve is a loop, of which a program should have one.
     """
 
     is_iterative: ClassVar[bool]
 
     def solve(self, rhs: State) -> State:
-        """Solve ((1 + damping) I - J) x = rhs."""
+        """Solve ((1 + damping) I - J) x = rhs, in float32."""
         ...
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
@@ -84,7 +88,7 @@ class Problem(Protocol):
         ...
 
     def linear_accuracy(self, dtype: Any) -> float:
-        """Relative error that the solves of `damped_newton` leave, beyond rounding."""
+        """Relative error that the solves of `damped_newton` leave, in units of 1/rate."""
         ...
 
 
@@ -112,18 +116,12 @@ class DenseProblem(eqx.Module):
         self, y: State, slope: State, damping: Float[Array, "*batch"]
     ) -> DampedSystem:
         """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
-        scale = 1 + damping
-        if y.shape[0] > DIRECT_UP_TO:
-            return WideSystem(
-                matrix=self.matrix,
-                slope=slope,
-                scale=scale,
-                tolerance=self.linear_accuracy(y.dtype),
-            )
-        identity = jnp.eye(y.shape[0], dtype=y.dtype).reshape(
-            y.shape[0], y.shape[0], *(1,) * (y.ndim - 1)
-        )
-        factors = factorize(identity - (slope / scale)[:, None] * self.matrix)
+        matrix, slope, scale = in_precision((self.matrix, slope, 1 + damping), jnp.float32)
+        n, tolerance = len(y), self.linear_accuracy(y.dtype)
+        if n > DIRECT_UP_TO:
+            return WideSystem(matrix=matrix, slope=slope, scale=scale, tolerance=tolerance)
+        identity = jnp.eye(n, dtype=jnp.float32).reshape(n, n, *(1,) * (y.ndim - 1))
+        factors = factorize(identity - (slope / scale)[:, None] * matrix)
         return ScaledSystem(factors=factors, scale=scale)
 
     def along_last_axis(self) -> tuple[Problem, Any]:
@@ -139,9 +137,9 @@ class DenseProblem(eqx.Module):
         return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == 1 else leaf[..., index], self)
 
     def linear_accuracy(self, dtype: Any) -> float:
-        """Solved directly, unless it is wide: then as for a cell."""
+        """Some roundings of float32, unless it is wide: then as for a cell."""
         if self.drive.shape[0] <= DIRECT_UP_TO:
-            return 0.0
+            return 16 * float(jnp.finfo(jnp.float32).eps)
         return float(jnp.finfo(dtype).eps) ** 0.25
 
 
@@ -154,7 +152,7 @@ class ScaledSystem(eqx.Module):
 
     def solve(self, rhs: State) -> State:
         """Solve scale M x = rhs."""
-        return self.factors.solve(rhs) / self.scale
+        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
 
     def determinant_is_positive(self) -> Bool[Array, "*batch"]:
         """The scale is positive, and does not change the sign."""
@@ -180,6 +178,7 @@ class WideSystem(eqx.Module):
             return gmres(operator, rhs, self.tolerance)
 
         # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+        rhs = rhs.astype(jnp.float32)
         return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
@@ -195,7 +194,7 @@ class KrylovSystem(eqx.Module):
 
     def solve(self, rhs: State) -> State:
         """Solve M x = rhs."""
-        return self.inverse(rhs)
+        return self.inverse(rhs).astype(jnp.float32)
 
     def determinant_is_positive(self) -> Bool[Array, ""]:
         """Nothing is known of the determinant."""
@@ -228,15 +227,20 @@ class CellProblem(eqx.Module):
     ) -> DampedSystem:
         """GMRES on v -> (1 + damping) v - J v; its own accuracy only affects the number of steps.
 
+        In the precision of the state, in which the cell is written.
+
         The outer iteration judges itself by the true residual, so an inexact step is an inexact
         Newton step and never a wrong answer.
         """
         del slope
         _, tangent_map = jax.linearize(self.map, y)
 
+        scale = (1 + damping).astype(y.dtype)
+
         def solve(rhs: State) -> State:
+            rhs = rhs.astype(y.dtype)
             gmres = lineax_gmres(rhs, self.linear_accuracy(y.dtype))
-            return solve_krylov(lambda v: (1 + damping) * v - tangent_map(v), rhs, gmres)
+            return solve_krylov(lambda v: scale * v - tangent_map(v), rhs, gmres)
 
         return KrylovSystem(inverse=solve)
 

@@ -194,8 +194,9 @@ def integrate(
     `at_rest` is an event's condition, or None to take all `max_steps` steps; `max_time` is in units
     of the layer's time constant.
     """
-    # Times of the state's own dtype: diffrax would promote a float32 state to their float64.
-    time = functools.partial(jnp.asarray, dtype=jax.tree.leaves(y0)[0].dtype)
+    # diffrax promotes all that is in y0 to the dtype of its times: so this is the narrowest there.
+    dtypes = (leaf.dtype for leaf in jax.tree.leaves(y0))
+    time = functools.partial(jnp.asarray, dtype=min(dtypes, key=lambda dtype: dtype.itemsize))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
         solver,

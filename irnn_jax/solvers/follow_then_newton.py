@@ -1,7 +1,6 @@
 """How long a step along the flow is, and when it becomes one of Newton's."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.solvers.rodas3 import StepReport
 
-
-def newton_step_size(dtype: Any) -> float:
-    """1/eps: with an h so large a step is Newton's to rounding."""
-    return 1 / float(jnp.finfo(dtype).eps)
+# 1/eps of float32, in which steps are solved: with an h so large they are Newton's to rounding.
+NEWTON_STEP_SIZE = 2.0**23
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,10 +46,9 @@ class FollowThenNewton:
         followed = jnp.where(newton, followed, h * factor)
         near = jnp.maximum(1, (self.newton_within / report.ahead) ** 2)
         h = jnp.where(keep, jnp.where(newton, h, followed) * near, followed)
-        longest = newton_step_size(h.dtype)
         # A step size is a choice, not a function to differentiate: `Unrolled` would meet the
         # infinite slope of the root wherever a step made no error at all.
         h, followed = jax.lax.stop_gradient(
-            (jnp.minimum(h, longest), jnp.minimum(followed, longest))
+            (jnp.minimum(h, NEWTON_STEP_SIZE), jnp.minimum(followed, NEWTON_STEP_SIZE))
         )
         return keep, h, followed

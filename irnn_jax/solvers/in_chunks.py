@@ -111,7 +111,7 @@ class InChunks:
         lane = jnp.arange(width, dtype=jnp.int32)
 
         def advance(problem: DenseProblem, start: Progress, until: Array) -> Parked:
-            last = self.solver.advance(problem, start, adjoint, until.astype(y0.dtype))
+            last = self.solver.advance(problem, start, adjoint, until.astype(first.dtype))
             return parked(last, finished=self.solver.ended(problem, last).finished)
 
         def in_order(queue: Queue, part: Any, seen: Array) -> tuple[Queue, Parked]:

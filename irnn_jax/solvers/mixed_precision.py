@@ -10,7 +10,7 @@ from irnn_jax.lazily import at_most_once
 from irnn_jax.precision import in_precision
 from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, default_tolerance, residual_of
-from irnn_jax.solvers.follow_then_newton import newton_step_size
+from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
@@ -54,7 +54,7 @@ class MixedPrecision:
         rests = residual_of(problem, found) <= default_tolerance(jnp.float32)
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         first = self.solver.first_step_sizes(problem, y0)
-        first = jnp.where(rests, newton_step_size(y0.dtype), first)
+        first = jnp.where(rests, NEWTON_STEP_SIZE, first)
         start = jnp.where(rests, found.state.astype(y0.dtype), y0)
         solved = self.solver.proceed(problem, start, first, adjoint)
         return Solved(

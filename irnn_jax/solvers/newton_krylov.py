@@ -65,7 +65,8 @@ class NewtonKrylov:
             del number
             undamped = jnp.zeros_like(search.fraction)
             system = problem.damped_newton(search.state, search.slope, undamped)
-            state = search.state + search.fraction * system.solve(search.velocity)
+            newton = system.solve(search.velocity).astype(search.state.dtype)
+            state = search.state + search.fraction * newton
             value, slope = problem.map_and_slope(state)
             velocity = value - state
             going = moving(search)

@@ -20,12 +20,12 @@ from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.approach import approach
 from irnn_jax.solvers.base import Solved, check_positive, integrate, tolerance_of
 from irnn_jax.solvers.count_steps import CountSteps
-from irnn_jax.solvers.follow_then_newton import FollowThenNewton, newton_step_size
-from irnn_jax.solvers.rodas3 import Iterate, iterate, rodas3
+from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE, FollowThenNewton
+from irnn_jax.solvers.rodas3 import Iterate, rodas3
 
 
 class Progress(NamedTuple):
-    """Where a batch stands.
+    """Where a batch stands. All but the iterate decides about steps only, and is in float32.
 
     Attributes:
         at: the iterate.
@@ -179,10 +179,10 @@ class PseudoTransient:
 
     def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*batch"]:
         """`first_step`, and Newton's steps at once where there is but one equilibrium to find."""
-        first = jnp.full(y0.shape[1:], self.first_step, y0.dtype)
+        first = jnp.full(y0.shape[1:], self.first_step, jnp.float32)
         if problem.contracts is None:
             return first
-        return jnp.where(problem.contracts, newton_step_size(y0.dtype), first)
+        return jnp.where(problem.contracts, NEWTON_STEP_SIZE, first)
 
     def proceed(
         self,
@@ -207,15 +207,11 @@ class PseudoTransient:
         adjoint: diffrax.AbstractAdjoint,
     ) -> Progress:
         """Where a batch stands before its first step, see `proceed`."""
-        batch, dtype = y0.shape[1:], y0.dtype
-        zeros = jnp.zeros(batch, dtype)
-        state, there = approach(problem, y0, tolerance_of(self, problem, dtype), adjoint)
-        remaining = jnp.where(there, 0, jnp.full(batch, jnp.inf, dtype))
         return Progress(
-            at=iterate(problem, state, remaining=remaining, time=zeros),
+            at=approach(problem, y0, tolerance_of(self, problem, y0.dtype), adjoint),
             step_size=first,
-            followed=jnp.full(batch, self.first_step, dtype),
-            num_steps=zeros,
+            followed=jnp.full(first.shape, self.first_step, first.dtype),
+            num_steps=jnp.zeros_like(first),
         )
 
     def advance(
@@ -258,7 +254,7 @@ class PseudoTransient:
         return Solved(
             state=last.at.state,
             num_steps=jax.lax.stop_gradient(last.num_steps).astype(jnp.int32),
-            time=last.at.time,
+            time=last.at.time.astype(last.at.state.dtype),
             finished=at_rest_within(tolerance, last.at),
             residual=last.at.residual,
         )

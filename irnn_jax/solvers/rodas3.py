@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.max_norm import max_norm
+from irnn_jax.precision import in_precision
 from irnn_jax.problem import DampedSystem, Problem, State
 
 NEWTON_FROM = 32.0  # in units of the layer's time constant
 
 
 class StepReport(NamedTuple):
-    """What a step tells of itself, sample by sample.
+    """What a step tells of itself, sample by sample, in float32.
 
     Attributes:
         error: of the embedded method of second order, in units of the activities.
@@ -32,6 +33,8 @@ class StepReport(NamedTuple):
 
 class Iterate(NamedTuple):
     """What diffrax integrates: the activities of a batch, and what else is known where they are.
+
+    `remaining` and `time` decide about steps, and are in float32 whatever the state is in.
 
     Attributes:
         state: Y, (n, *batch).
@@ -61,14 +64,7 @@ def iterate(
     """An iterate at `state`."""
     value, slope = problem.map_and_slope(state)
     velocity = value - state
-    return Iterate(
-        state=state,
-        velocity=velocity,
-        slope=slope,
-        residual=max_norm(velocity),
-        remaining=remaining,
-        time=time,
-    )
+    return Iterate(state, velocity, slope, max_norm(velocity), remaining, time)
 
 
 def rodas3(
@@ -94,36 +90,42 @@ def rodas3(
     rate = 1 / step_size
     system = problem.damped_newton(y0.state, y0.slope, 2 * rate)
 
-    def velocity(state: State) -> State:
-        return problem.map(state) - state
+    def moved(*by: State) -> State:
+        # One after the other: added up in float32, the last ones would be lost to rounding.
+        return sum(in_precision(by, y0.state.dtype), y0.state)
+
+    def velocity(*by: State) -> State:
+        state = moved(*by)
+        return (problem.map(state) - state).astype(jnp.float32)
 
     newton = rate * NEWTON_FROM < 1
-    flows, first = jnp.where(newton, 0, rate), jnp.where(newton, 1, 2)
+    flows = jnp.where(newton, 0, rate)
+    first = jnp.where(newton, 1, 2).astype(jnp.float32)
+    here = y0.velocity.astype(jnp.float32)
     u1, _, u3, u4 = _solved(
         system,
         (
-            lambda u: y0.velocity,
-            lambda u: y0.velocity + 4 * rate * u[0],
-            lambda u: velocity(y0.state + first * u[0]) + flows * (u[0] - u[1]),
-            lambda u: (
-                velocity(y0.state + first * u[0] + u[2]) + flows * (u[0] - u[1] - 8 / 3 * u[2])
-            ),
+            lambda u: here,
+            lambda u: here + 4 * rate * u[0],
+            lambda u: velocity(first * u[0]) + flows * (u[0] - u[1]),
+            lambda u: velocity(first * u[0], u[2]) + flows * (u[0] - u[1] - 8 / 3 * u[2]),
         ),
     )
-    state = y0.state + first * u1 + u3 + u4
+    state = moved(first * u1, u3, u4)
 
-    step, error = max_norm(state - y0.state), max_norm(u4)
+    step, error = max_norm(first * u1 + u3 + u4), max_norm(u4)
     # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
     # what its own solution leaves: times |M^-1|, that part of u4 is still there.
     remaining = error * (step + rate + problem.linear_accuracy(state.dtype))
     time = y0.time + jnp.where(newton, 0, step_size)
     y1 = iterate(problem, state, remaining=remaining, time=time)
     # |step|/|F| estimates |M^-1| along the residual: 1/rate of decay next to a fold.
-    before = jnp.maximum(y0.residual, jnp.finfo(state.dtype).tiny)
+    before, after = y0.residual.astype(jnp.float32), y1.residual.astype(jnp.float32)
+    before = jnp.maximum(before, jnp.finfo(jnp.float32).tiny)
     report = StepReport(
         error=error,
-        ahead=jnp.maximum(1, step / before) * y1.residual,
-        ratio=y1.residual / before,
+        ahead=jnp.maximum(1, step / before) * after,
+        ratio=after / before,
         across_pole=~system.determinant_is_positive(),
     )
     return y1, report
