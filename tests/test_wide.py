@@ -117,11 +117,11 @@ def test_the_default_is_chosen_by_size():
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     in_chunks = irnn.InChunks(solver=continuation) if alone else continuation
     mixed = irnn.MixedPrecision(solver=in_chunks)
-    assert chosen(16, 72) == continuation
+    assert chosen(24, 72) == continuation
     assert chosen(7, 10_000) == mixed
     assert chosen(24, 10_000) == mixed
     explicit = irnn.Exponential(tolerance=1e-9)
-    assert chosen(17, 72) == irnn.Cascade(solvers=(explicit, continuation))
+    assert chosen(25, 72) == irnn.Cascade(solvers=(explicit, continuation))
     assert chosen(25, 10_000) == irnn.Cascade(solvers=(explicit, continuation))
 
     # Inside `shard_map` a device knows that its samples are its own.

@@ -15,7 +15,7 @@ from irnn_jax.solvers.pseudo_transient import PseudoTransient
 
 # `python -m benchmarks.auto_choice`: with more neurons a factorisation a sample and step costs
 # more than products with A; with more samples, most steps in float32, and on a CPU in chunks.
-CONTINUE_UP_TO, CONTINUE_MANY_UP_TO = 16, 24
+CONTINUE_UP_TO = 24
 MANY_FROM = 200
 
 
@@ -23,9 +23,9 @@ MANY_FROM = 200
 class Auto:
     """The fastest of the solvers that follow the flow, chosen when a program is traced.
 
-    - up to 16 neurons: `PseudoTransient`; from 200 samples on, and then up to 24 neurons, in
-      `MixedPrecision`, on a CPU `InChunks`, which finds the same (with several devices only inside
-      `jax.shard_map`: elsewhere the samples may be spread over them);
+    - up to 24 neurons: `PseudoTransient`; from 200 samples on in `MixedPrecision`, on a CPU
+      `InChunks`, which finds the same (with several devices only inside `jax.shard_map`: elsewhere
+      the samples may be spread over them);
     - more neurons: `Exponential`, and one of the former for the samples on which it fails;
     - a cell, whose matrix is not known: `PseudoTransient`.
 
@@ -43,10 +43,9 @@ class Auto:
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not isinstance(problem, DenseProblem):
             return continuation
-        few = y0[0].size < MANY_FROM
-        if y0.shape[0] > (CONTINUE_UP_TO if few else CONTINUE_MANY_UP_TO):
+        if y0.shape[0] > CONTINUE_UP_TO:
             return Cascade(solvers=(Exponential(tolerance=self.tolerance), continuation))
-        if few:
+        if y0[0].size < MANY_FROM:
             return continuation
         return MixedPrecision(
             solver=InChunks(solver=continuation) if on_one_cpu() else continuation
