@@ -74,8 +74,8 @@ def _large(in_batched: list[bool], arguments: tuple[jax.Array, ...], axes: tuple
         shape = argument.shape[own + added :]
         if own == 1:
             samples = max(samples, math.prod(shape))
-        else:
-            matrix_is_added = added and math.prod(shape) == 1
+        elif own == 2:
+            matrix_is_added |= added and math.prod(shape) == 1
     return matrix_is_added and samples >= ALONE_FROM
 
 

@@ -179,6 +179,32 @@ def test_of_many_samples_those_that_fail_are_solved_without_the_others(monkeypat
     np.testing.assert_allclose(_activities(result), Y[here], rtol=0, atol=4e-12)
 
 
+def test_those_that_fail_are_solved_together_for_all_networks(monkeypatch):
+    monkeypatch.setattr(in_pieces, "on_one_cpu", lambda: True)
+    # Of more neurons than networks side by side have.
+    nets = jax.vmap(lambda key: irnn.init(key, (3, 24, 2)))(jax.random.split(jax.random.key(0), 4))
+    first_layer, last = nets.layers
+    lateral = jnp.asarray(first_layer.lateral).at[2].set(-20 * jnp.eye(24))
+    nets = nets._replace(layers=(first_layer._replace(lateral=lateral), last))
+    x = jax.random.normal(jax.random.key(1), (20, 3))
+
+    def solve(solver):
+        return jax.vmap(lambda net: irnn.equilibrium(net, x, solver=solver))(nets)
+
+    first = solve(FIRST)
+    np.testing.assert_array_equal(np.all(first.converged, axis=1), [True, True, False, True])
+    ENTERED.clear()
+    result = solve(irnn.Cascade(solvers=(FIRST, Watched())))
+    jax.effects_barrier()
+    assert ENTERED == [FEW]
+    np.testing.assert_array_equal(result.converged, True)
+    expected = solve(SECOND)
+    for a, b in zip(result.activities, expected.activities, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+    steps = np.where(first.converged, 0, expected.num_steps)
+    np.testing.assert_array_equal(result.num_steps, first.num_steps + steps)
+
+
 def test_the_default_cascade_solves_what_its_first_solver_does():
     net = NETWORKS["one_layer"]
     x = inputs(net)
