@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Equilibria, gradients and adjoints of every kind, and what rests on the rounding of the programs that
 # users get: compiled as for them.
 AS_USED := tests/data/test_oscillator_data.py $(addprefix tests/test_,adjoint.py contraction.py \
-	gradients.py oracle.py settle.py solvers.py tolerance.py wide.py)
+	gradients.py oracle.py settle.py solvers.py stability_check.py tolerance.py wide.py)
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

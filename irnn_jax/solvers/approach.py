@@ -16,7 +16,8 @@ from irnn_jax.solvers.refine import settle_refined
 from irnn_jax.solvers.rodas3 import Iterate, iterate
 from irnn_jax.solvers.settle import FACTORISE_UP_TO
 
-# A step of Newton's method costs as much as five to ten evaluations of the map.
+# A step of Newton's method costs as much as five to ten evaluations of the map. The last one is
+# where it starts.
 MAX_EVALUATIONS = 9
 
 
