@@ -99,8 +99,7 @@ def rodas3(
         return (problem.map(state) - state).astype(jnp.float32)
 
     newton = rate * NEWTON_FROM < 1
-    flows = jnp.where(newton, 0, rate)
-    first = jnp.where(newton, 1, 2).astype(jnp.float32)
+    flows, first = jnp.where(newton, 0, rate), jnp.where(newton, 1, 2).astype(jnp.float32)
     here = y0.velocity.astype(jnp.float32)
     u1, _, u3, u4 = _solved(
         system,
@@ -112,7 +111,6 @@ def rodas3(
         ),
     )
     state = moved(first * u1, u3, u4)
-
     step, error = max_norm(first * u1 + u3 + u4), max_norm(u4)
     # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
     # what its own solution leaves: times |M^-1|, that part of u4 is still there.
