@@ -37,24 +37,13 @@ def accurate_slope(
     """f'(x) to rounding, also where the neuron is saturated.
 
     The sigmoid's derivative rule is f (1 - f), which loses all digits as f approaches one. What
-    multiplies a gradient is computed as f(x) f(-x) instead.
+    multiplies a gradient is f(x) f(-x) = e/(1 + e)^2 with e = exp(-|x|): one exponential, and an
+    even function of x, so that the kink of |x| is in none of its derivatives.
     """
     if activation is jax.nn.sigmoid:
-        return _sigmoid_slope(preactivation)
+        e = jnp.exp(-jnp.abs(preactivation))
+        return e / (1 + e) ** 2
     return value_and_slope(activation, preactivation)[1]
-
-
-@jax.custom_jvp
-def _sigmoid_slope(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """f(x) f(-x) = e/(1 + e)^2 with e = exp(-|x|), one exponential for both."""
-    e = jnp.exp(-jnp.abs(x))
-    return e / (1 + e) ** 2
-
-
-# f'' = f' (f(-x) - f(x)), without the kink of |x| in any derivative.
-_sigmoid_slope.defjvps(
-    lambda tangent, _, x: tangent * _sigmoid_slope(x) * (jax.nn.sigmoid(-x) - jax.nn.sigmoid(x))
-)
 
 
 @functools.lru_cache(maxsize=128)
