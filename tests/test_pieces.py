@@ -83,6 +83,26 @@ def test_only_those_that_need_it_are_worked_on(monkeypatch):
         check(runs[run], jax.tree.map(lambda leaf, run=run: leaf[run], found))
 
 
+@pytest.mark.parametrize(("n", "together"), [(8, True), (64, False)])
+def test_networks_share_pieces_while_their_matrices_are_small(monkeypatch, n, together):
+    monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
+    seen = []
+
+    def work(state, matrix):
+        seen.append((matrix.shape[-1], state.shape[-1]))
+        return state + matrix[0, 0]
+
+    def solve(matrix, state):
+        return pieces.those_that_need_it(work, jnp.ones(20, bool), state, matrix)
+
+    matrices = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, n, n, 1))
+    found = jax.vmap(solve)(matrices, jnp.zeros((3, n, 20)))
+    expected = np.broadcast_to(np.arange(3.0)[:, None, None], found.shape)
+    np.testing.assert_array_equal(found, expected)
+    # A piece of all sixty samples, each with its matrix; or twenty of each network, which share.
+    assert seen[-1] == ((pieces.FEW, pieces.FEW) if together else (1, 20))
+
+
 # By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.
 @pytest.mark.parametrize(
     ("hidden", "gain", "dtype"),

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from irnn_jax.lazily import at_most_once
-from irnn_jax.problem import DIRECT_UP_TO, DenseProblem, Problem, State
-from irnn_jax.side_by_side import side_by_side
+from irnn_jax.problem import DenseProblem, Problem, State
 from irnn_jax.solvers.base import Solved, Solver, residual_of, tolerance_of
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.in_pieces import those_that_need_it
@@ -22,8 +21,8 @@ class Cascade:
 
     In one jitted call, also under `vmap`: a later solver is a loop that is not entered unless a
     sample of the batch needs it, so where all converge the cascade costs what its first solver
-    does; and of a large batch on one CPU it gets only those that do, of all networks that `vmap`
-    adds at once. Under `Unrolled` every solver runs for all, since reverse mode cannot skip.
+    does; and of a large batch on one CPU it gets only those that do, of small networks that `vmap`
+    adds all at once. Under `Unrolled` every solver runs for all, since reverse mode cannot skip.
 
     Attributes:
         solvers: from the fastest to the most cautious. The default: pseudo-transient continuation,
@@ -84,16 +83,6 @@ class Cascade:
             again, needed = functools.partial(retry, solver), failed(before, problem)
             return those_that_need_it(again, needed, before, problem, y0)
 
-        def retry_together(solver: Solver, before: Solved, problem: Problem, y0: State) -> Solved:
-            # Those of all networks at once. Each sample has a matrix here in any case.
-            leaves, tree = jax.tree.flatten((before, problem, y0))
-            axes = tuple(leaf.ndim - y0[0].ndim for leaf in leaves)
-
-            def again(*leaves: jax.Array) -> Solved:
-                return retry_in_pieces(solver, *jax.tree.unflatten(tree, leaves))
-
-            return side_by_side(again, axes, up_to=DIRECT_UP_TO)(*leaves)
-
         solved = self.solvers[0].solve(problem, y0, adjoint)
         if isinstance(problem, DenseProblem):
             # What failed is not solved by what rests on the proof; without it there is less to
@@ -103,9 +92,7 @@ class Cascade:
         solved = solved._replace(residual=residual_of(problem, solved), chord=None)
         for solver in self.solvers[1:]:
             if isinstance(adjoint, diffrax.ForwardMode):
-                direct = isinstance(problem, DenseProblem) and len(y0) <= DIRECT_UP_TO
-                together = retry_together if direct else retry_in_pieces
-                again = functools.partial(together, solver)
+                again = functools.partial(retry_in_pieces, solver)
                 solved = at_most_once(failed(solved, problem), again, solved, problem, y0)
             else:
                 solved = retry(solver, solved, problem, y0)

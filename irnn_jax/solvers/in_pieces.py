@@ -8,11 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Int
 
+from irnn_jax.problem import DIRECT_UP_TO
+from irnn_jax.side_by_side import side_by_side
+
 Carry = TypeVar("Carry")
 Found = TypeVar("Found")
 
 # Samples in a piece of those that an iteration has left: the slowest keeps few waiting.
 FEW = 32
+# Numbers in the matrices of all samples of a network: of more, each network has its own pieces.
+COPIED_UP_TO = 2**16
 
 
 def in_pieces(
@@ -69,11 +74,29 @@ def those_that_need_it(
 ) -> Found:
     """`work(state, *given)` of the samples that need it, on one CPU without the others in between.
 
-    They go in pieces. The last one is filled up with samples that do not need it, and elsewhere
-    all are given: `work` keeps the state of those.
+    They go in pieces, those of small networks that `vmap` adds all together. The last piece is
+    filled up with samples that do not need it, and elsewhere all are given: `work` keeps the state
+    of those.
     """
+    if needed.ndim != 1 or not on_one_cpu():
+        return work(state, *given)
+    leaves, tree = jax.tree.flatten((needed, state, *given))
+
+    def flat(*leaves: Array) -> Found:
+        return _in_few(work, *jax.tree.unflatten(tree, leaves))
+
+    matrices = [leaf for leaf in leaves if leaf.ndim == 3]
+    if any(leaf[..., 0].size * needed.size > COPIED_UP_TO for leaf in matrices):
+        return flat(*leaves)
+    axes = tuple(leaf.ndim - 1 for leaf in leaves)
+    return side_by_side(flat, axes, up_to=DIRECT_UP_TO)(*leaves)
+
+
+def _in_few(
+    work: Callable[..., Found], needed: Bool[Array, " samples"], state: Found, *given: Any
+) -> Found:
     count = needed.size
-    if needed.ndim != 1 or count <= FEW or not on_one_cpu():
+    if count <= FEW:
         return work(state, *given)
     order = jnp.argsort(~needed)  # stable
 
