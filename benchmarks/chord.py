@@ -76,9 +76,9 @@ def main() -> None:
         equation = equation_of(gain)
         going = jnp.ones(SAMPLES, bool)
         start = unknown_chord(equation.num_neurons, jnp.float64)
-        settled, chord = settle(equation, equation.drive, going, TOLERANCE, start)
+        settled, chord = settle(equation, jnp.zeros_like(equation.drive), going, TOLERANCE, start)
         assert bool(jnp.all(settled.done))
-        plain, by_chord = radii(equation, settled.u, chord)
+        plain, by_chord = radii(equation, equation.drive + settled.recurrent, chord)
         table.add_row(
             f"{gain}",
             f"{plain:.2f}",

@@ -88,9 +88,9 @@ def test_the_chord_contracts_where_plain_steps_crawl():
     """Half the steps that the map itself takes, to the same equilibrium."""
     matrix, drive = _problem(130, 200, 3)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
-    going = jnp.ones(200, bool)
+    going, none = jnp.ones(200, bool), jnp.zeros_like(equation.drive)
     settled, chord = settle(
-        equation, equation.drive, going, 1e-10, unknown_chord(equation.num_neurons, jnp.float64)
+        equation, none, going, 1e-10, unknown_chord(equation.num_neurons, jnp.float64)
     )
     assert bool(chord.known)
     assert np.all(settled.done)
@@ -99,7 +99,7 @@ def test_the_chord_contracts_where_plain_steps_crawl():
         before, y = y, expit(matrix[..., 0] @ y + drive)
         plain, change = plain + 1, np.max(np.abs(y - before))
     assert 2 * np.median(settled.num_steps) < plain
-    again, _ = settle(equation, equation.drive, going, 1e-10, chord)
+    again, _ = settle(equation, none, going, 1e-10, chord)
     np.testing.assert_allclose(again.value, y, rtol=0, atol=1e-9)
 
 
@@ -107,7 +107,8 @@ def test_few_samples_are_not_worth_a_factorisation():
     matrix, drive = _problem(130, 3, 1)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
     start = unknown_chord(equation.num_neurons, jnp.float64)
-    settled, chord = settle(equation, equation.drive, jnp.ones(3, bool), 1e-10, start)
+    none = jnp.zeros_like(equation.drive)
+    settled, chord = settle(equation, none, jnp.ones(3, bool), 1e-10, start)
     assert np.all(settled.done)
     assert not bool(chord.known)
 
@@ -221,7 +222,7 @@ def test_plain_steps_go_on_while_they_will_end_in_time(rate, ends):
     drive = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)))
     equation = affine(matrix, drive, jnp.ones_like(drive), jnp.zeros_like(drive))
     chord = unknown_chord(equation.num_neurons, jnp.float64)
-    settled, _ = settle(equation, drive, jnp.ones(3, bool), 3e-6, chord)
+    settled, _ = settle(equation, jnp.zeros_like(drive), jnp.ones(3, bool), 3e-6, chord)
     assert np.all(settled.done == ends)
     if ends:
         np.testing.assert_allclose(settled.value, drive / (1 - rate), rtol=0, atol=3e-5)

@@ -84,13 +84,14 @@ def _refine(
     coarse = equation.astype(single)
 
     def followed(_: States, y: States) -> States:
-        return coarse.times(y) + coarse.drive
+        return coarse.times(y)
 
     # What begins at zero has no product to wait for.
     y = y.astype(single)
-    u = at_most_once_or_unasked(jnp.any(y != 0), followed, coarse.drive, y)
-    first = tolerance if dtype == single else INNER * jnp.maximum(1, equation.size(coarse.value(u)))
-    settled, chord = settle(coarse, u, going, first, chord, num_samples)
+    recurrent = at_most_once_or_unasked(jnp.any(y != 0), followed, jnp.zeros_like(y), y)
+    size = equation.size(coarse.value(coarse.drive + recurrent))
+    first = tolerance if dtype == single else INNER * jnp.maximum(1, size)
+    settled, chord = settle(coarse, recurrent, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
     after, residual = _evaluated(equation, y)
     start = Refined(

@@ -49,7 +49,7 @@ class Settled(NamedTuple):
     """Where a batch stands, laid out as its equation is.
 
     Attributes:
-        u: of all samples.
+        recurrent: v = u - b of all samples, what the others contribute.
         value: f(u).
         change: max|change| of the value in the last step, of each sample.
         going: which samples go on.
@@ -57,7 +57,7 @@ class Settled(NamedTuple):
         num_steps: of each sample.
     """
 
-    u: States
+    recurrent: States
     value: States
     change: Samples
     going: Bool[Array, "_ _"]
@@ -93,16 +93,16 @@ CHORD_LIMITS = Limits(ratio=0.9, patience=0, remaining=math.inf, expected=math.i
 
 def settle(
     equation: Equation,
-    u: States,
+    recurrent: States,
     going: Bool[Array, "*samples"],
     tolerance: ArrayLike,
     chord: Chord,
     num_samples: int | None = None,
 ) -> tuple[Settled, Chord]:
-    """Iterate from u until f(u) is within the tolerance, for the samples that are `going`.
+    """Iterate from u = b + v until f(u) is within the tolerance, for the samples that are `going`.
 
-    u is laid out as the equation is. `num_samples` share the chord, those of u unless it is a piece
-    of them.
+    v, `recurrent`, is laid out as the equation is. `num_samples` share the chord, those of v unless
+    it is a piece of them.
 
     Plain steps first, while each halves the change, and on a CPU while what they are expected to
     take costs less than a factorisation, if there is none yet: then the chord, for those that are
@@ -117,17 +117,17 @@ def settle(
     else:
         limits = ALONE_LIMITS if looks_are_cheap() else LIMITS_ON_A_GPU
 
-    def plain(u: States, value: States) -> States:
-        del u
-        return equation.drive + equation.times(value)
+    def plain(recurrent: States, value: States) -> States:
+        del recurrent
+        return equation.times(value)
 
     start = Settled(
-        u=u,
-        value=equation.value(u),
-        change=jnp.full(going.shape, jnp.inf, u.dtype),
+        recurrent=recurrent,
+        value=equation.value(equation.drive + recurrent),
+        change=jnp.full(going.shape, jnp.inf, recurrent.dtype),
         going=going & ~chord.known,
         done=jnp.zeros(going.shape, bool),
-        num_steps=jnp.zeros(going.shape, u.dtype),
+        num_steps=jnp.zeros(going.shape, recurrent.dtype),
     )
     every = ROWS_A_LOOK if equation.in_rows else 1
     every = every if looks_are_cheap() else PRODUCTS_A_LOOK
@@ -149,18 +149,18 @@ def _by_chord(
     at, chord = carry
     left = going & ~at.done
 
-    def linearise(_: Chord, matrix: Array, u: States, left: Bool[Array, "_ _"]) -> Chord:
+    def linearise(_: Chord, matrix: Array, recurrent: States, left: Bool[Array, "_ _"]) -> Chord:
         here = equation._replace(matrix=matrix)
-        return _linearise(here, here.slope_at(u), left)
+        return _linearise(here, here.slope_at(here.drive + recurrent), left)
 
     numbers = left & ~jnp.isnan(at.change)
     # The matrix is given, since it is copied for LAPACK.
-    chord = at_most_once(~chord.known, linearise, chord, equation.matrix, at.u, numbers)
+    chord = at_most_once(~chord.known, linearise, chord, equation.matrix, at.recurrent, numbers)
     mean = equation.turned(chord.mean[:, None])
 
-    def step(u: States, value: States) -> States:
-        inner = equation.turned(value - mean * (u - equation.drive))
-        return equation.drive + equation.turned(linear.matmul(chord.response, inner))
+    def step(recurrent: States, value: States) -> States:
+        inner = equation.turned(value - mean * recurrent)
+        return equation.turned(linear.matmul(chord.response, inner))
 
     return _iterate(equation, step, at._replace(going=left), tolerance, CHORD_LIMITS), chord
 
@@ -181,17 +181,17 @@ def _iterate(
     limits: Limits,
     every: int = 1,
 ) -> Settled:
-    """Repeat u <- step(u, f(u)) until each sample is done, or slow, with a look every few steps.
+    """Repeat v <- step(v, f(b + v)) until each sample is done, or slow; a look every few steps.
 
     Samples that have ended take the steps of the others too: to keep them would cost as much as
     the rest of the arithmetic on them.
     """
 
     def advance(look: Array, at: Settled) -> Settled:
-        u, value, before = at.u, at.value, at.value
+        recurrent, value, before = at.recurrent, at.value, at.value
         for _ in range(every):
-            u, before = step(u, value), value
-            value = equation.value(u)
+            recurrent, before = step(recurrent, value), value
+            value = equation.value(equation.drive + recurrent)
         change = equation.size(value - before)
         number = every * look
         # Of the first step nobody knows how much is left after it.
@@ -207,18 +207,18 @@ def _iterate(
         soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= within)
         soon = soon | ~at.going
         return Settled(
-            u=u,
+            recurrent=recurrent,
             value=value,
             change=change,
             # NaN compares false, and ends the sample.
             going=at.going & ~done & (ratio <= limits.ratio) & jnp.all(soon),
             done=at.done | done,
-            num_steps=at.num_steps + every * at.going.astype(u.dtype),
+            num_steps=at.num_steps + every * at.going.astype(change.dtype),
         )
 
     looks = -(-limits.steps // every)
     last = repeat(advance, start, lambda at: at.going, looks, diffrax.ForwardMode())
     return last._replace(
-        u=jnp.where(start.going, last.u, start.u),
+        recurrent=jnp.where(start.going, last.recurrent, start.recurrent),
         value=jnp.where(start.going, last.value, start.value),
     )
