@@ -45,25 +45,11 @@ def dense_adjoint_system(
     shared = matrix[:, :, None]
     feedforward = jnp.where(feedforward_mask(sizes)[:, :, None], shared, 0)
 
-    def adjoint(rhs: State) -> State:
-        if chord is None:
-            return solve_adjoint(shared, slope, rhs)
-        return solve_adjoint_by_chord(shared, slope, rhs, *chord.transposed())
-
-    def solve(rhs: State, _: Any) -> State:
-        # The rule for a linear solve differentiates the system, and never how it is solved.
-        return jax.lax.custom_linear_solve(
-            lambda w: w - multiply_transposed(shared, slope * w),
-            rhs,
-            lambda _, g: adjoint(g),
-            lambda _, g: solve_tangent(shared, slope, g),
-        )
-
     return AdjointSystem(
         pullback=lambda w: multiply_transposed(shared, slope * w),
         feedforward_pullback=lambda w: multiply_transposed(feedforward, slope * w),
         depth=len(sizes),
-        solve=solve,
+        solve=lambda g, _: _adjoint_state(shared, slope, g, chord),
     )
 
 
@@ -148,6 +134,52 @@ def _solve(
 solve_adjoint = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1))
 solve_adjoint_by_chord = side_by_side(functools.partial(_solve, _adjoint), (2, 1, 1, 1, 2, 0))
 solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1))
+
+
+# Derivatives of a solution are those of the system, and never of how it was solved. Each system is
+# the other's transpose, and `jax.lax.custom_linear_solve` would trace both where one is needed.
+
+
+@jax.custom_vjp
+def _adjoint_state(matrix: Array, slope: Array, rhs: State, chord: Chord | None) -> State:
+    """(I - A^T D) w = g."""
+    if chord is None:
+        return solve_adjoint(matrix, slope, rhs)
+    return solve_adjoint_by_chord(matrix, slope, rhs, *chord.transposed())
+
+
+@jax.custom_vjp
+def _tangent_state(matrix: Array, slope: Array, rhs: State) -> State:
+    """(I - D A) v = r."""
+    return solve_tangent(matrix, slope, rhs)
+
+
+def _adjoint_forward(matrix, slope, rhs, chord):
+    w = _adjoint_state(matrix, slope, rhs, chord)
+    return w, (matrix, slope, w)
+
+
+def _adjoint_backward(saved, cotangent: State):
+    matrix, slope, w = saved
+    v = _tangent_state(matrix, slope, cotangent)
+    _, pullback = jax.vjp(lambda a, d: multiply_transposed(a, d * w), matrix, slope)
+    return *pullback(v), v, None
+
+
+def _tangent_forward(matrix, slope, rhs):
+    v = _tangent_state(matrix, slope, rhs)
+    return v, (matrix, slope, v)
+
+
+def _tangent_backward(saved, cotangent: State):
+    matrix, slope, v = saved
+    w = _adjoint_state(matrix, slope, cotangent, None)
+    _, pullback = jax.vjp(lambda a, d: d * multiply(a, v), matrix, slope)
+    return *pullback(w), w
+
+
+_adjoint_state.defvjp(_adjoint_forward, _adjoint_backward)
+_tangent_state.defvjp(_tangent_forward, _tangent_backward)
 
 
 def _times(matrix: Array, vector: Array) -> Array:

@@ -29,6 +29,7 @@ from irnn_jax.problem import CellProblem, DenseProblem, State, solve_krylov
 from irnn_jax.side_by_side import side_by_side
 from irnn_jax.solving import Method, Solution, only_stable, solve_batch
 from irnn_jax.status import Status
+from irnn_jax.traced_once import traced_once
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
 
@@ -119,6 +120,7 @@ def dense_equilibrium(
     return solution
 
 
+@traced_once
 def _solve_dense(
     method: DenseMethod,
     matrix: Float[Array, "n n"],
@@ -214,6 +216,7 @@ def cell_equilibrium(
     return solution
 
 
+@traced_once
 def _solve_cell(method: CellMethod, params: Any, x: Any, y0: State) -> Solution:
     return solve_batch(CellProblem(cell=method.cell, params=params, x=x), y0, method)
 

@@ -120,3 +120,20 @@ def test_second_derivatives_and_networks_side_by_side():
     ends = jax.jit(jax.vmap(lambda step: slope(along(step))))(jnp.array([-step, step]))
     assert abs(curvature) > 1e-4
     np.testing.assert_allclose(curvature, (ends[1] - ends[0]) / (2 * step), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("as_on_a_cpu")
+def test_second_derivatives_go_through_the_adjoint_that_has_it():
+    direction = jax.tree.map(lambda leaf: leaf / 10, NET)
+
+    def slope(step):
+        def loss(net):
+            return _loss(net, X, solver=irnn.Exponential())[0]
+
+        along = jax.tree.map(lambda leaf, way: leaf + step * way, NET, direction)
+        gradient = jax.grad(loss)(along)
+        return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+
+    second, value = jax.jit(jax.grad(slope)), jax.jit(slope)
+    expected = (value(1e-4) - value(-1e-4)) / 2e-4
+    np.testing.assert_allclose(second(0.0), expected, rtol=1e-6)

@@ -42,6 +42,8 @@ def in_pieces(
         width: samples in a piece; the last one begins within the one before it.
         first: how many samples matter, the first ones; None: all. Of the others zeros are found.
     """
+    # Traced once, for the shapes and for the loop.
+    work = jax.jit(work)
 
     def slice_at(start: Array) -> Any:
         def piece(leaf: Array) -> Array:
