@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count())") \
 	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $$XLA_FLAGS"
 # Nearly all that the tests do is tracing and compiling: programs that compile in half the time.
-QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $$XLA_FLAGS"
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS"
 # In the order of their names: the reordering puts few long tests last, where they keep one waiting.
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Equilibria, gradients and adjoints of every kind, and what rests on the rounding of the programs that

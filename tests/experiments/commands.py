@@ -41,12 +41,13 @@ def start(
     command += [*SMALL, *overrides, f"compilation_cache={cache or 'null'}"]
     if largest_file is not None:
         command = [sys.executable, "-c", LIMITED, str(largest_file), *command]
+    flags = os.environ.get("XLA_FLAGS", "")
     return subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is nearly all that it does
         },
         stdout=subprocess.PIPE,
