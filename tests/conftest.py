@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 jax.config.update("jax_enable_x64", True)
 
@@ -14,6 +17,30 @@ jax.config.update("jax_enable_x64", True)
 settings.register_profile("default", deadline=None, max_examples=12, print_blob=True)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+# Modules that share a fixture of half a minute, and that fixture.
+SHARED = {
+    "test_devices": "alone",
+    "test_disk": "alone",
+    "test_kill": "alone",
+    "test_finished": "reproduced",
+    "test_reproduce": "reproduced",
+}
+
+
+class ModuleByModule(LoadScopeScheduling):
+    """A worker gets a module, and those that need the same long run with it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = super()._split_scope(nodeid)
+        return SHARED.get(Path(module).stem, module)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleByModule | None:
+    """With `--dist loadscope`."""
+    return ModuleByModule(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="module", autouse=True)
