@@ -49,7 +49,7 @@ def dense_adjoint_system(
         pullback=lambda w: multiply_transposed(shared, slope * w),
         feedforward_pullback=lambda w: multiply_transposed(feedforward, slope * w),
         depth=len(sizes),
-        solve=lambda g, _: _adjoint_state(shared, slope, g, chord),
+        solve=lambda g, _: _state(_adjoint, shared, slope, g, chord),
     )
 
 
@@ -136,50 +136,37 @@ solve_adjoint_by_chord = side_by_side(functools.partial(_solve, _adjoint), (2, 1
 solve_tangent = side_by_side(functools.partial(_solve, _tangent), (2, 1, 1))
 
 
-# Derivatives of a solution are those of the system, and never of how it was solved. Each system is
-# the other's transpose, and `jax.lax.custom_linear_solve` would trace both where one is needed.
+# A solution has the derivatives of its system, and none of how it was solved. Each kind is the
+# other's transpose, and `jax.lax.custom_linear_solve` would trace both where one is needed.
 
 
-@jax.custom_vjp
-def _adjoint_state(matrix: Array, slope: Array, rhs: State, chord: Chord | None) -> State:
-    """(I - A^T D) w = g."""
-    if chord is None:
-        return solve_adjoint(matrix, slope, rhs)
-    return solve_adjoint_by_chord(matrix, slope, rhs, *chord.transposed())
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _state(
+    kind: Callable[[Array, Array], Kind],
+    matrix: Array,
+    slope: Array,
+    rhs: State,
+    chord: Chord | None,
+) -> State:
+    if chord is not None:
+        return solve_adjoint_by_chord(matrix, slope, rhs, *chord.transposed())
+    return (solve_adjoint if kind is _adjoint else solve_tangent)(matrix, slope, rhs)
 
 
-@jax.custom_vjp
-def _tangent_state(matrix: Array, slope: Array, rhs: State) -> State:
-    """(I - D A) v = r."""
-    return solve_tangent(matrix, slope, rhs)
+def _state_forward(kind, matrix, slope, rhs, chord):
+    state = _state(kind, matrix, slope, rhs, chord)
+    return state, (matrix, slope, state)
 
 
-def _adjoint_forward(matrix, slope, rhs, chord):
-    w = _adjoint_state(matrix, slope, rhs, chord)
-    return w, (matrix, slope, w)
+def _state_backward(kind, saved, cotangent: State):
+    matrix, slope, state = saved
+    transpose = _tangent if kind is _adjoint else _adjoint
+    adjoint = _state(transpose, matrix, slope, cotangent, None)
+    _, pullback = jax.vjp(lambda a, d: kind(a, d).operator(state), matrix, slope)
+    return *pullback(adjoint), adjoint, None
 
 
-def _adjoint_backward(saved, cotangent: State):
-    matrix, slope, w = saved
-    v = _tangent_state(matrix, slope, cotangent)
-    _, pullback = jax.vjp(lambda a, d: multiply_transposed(a, d * w), matrix, slope)
-    return *pullback(v), v, None
-
-
-def _tangent_forward(matrix, slope, rhs):
-    v = _tangent_state(matrix, slope, rhs)
-    return v, (matrix, slope, v)
-
-
-def _tangent_backward(saved, cotangent: State):
-    matrix, slope, v = saved
-    w = _adjoint_state(matrix, slope, cotangent, None)
-    _, pullback = jax.vjp(lambda a, d: d * multiply(a, v), matrix, slope)
-    return *pullback(w), w
-
-
-_adjoint_state.defvjp(_adjoint_forward, _adjoint_backward)
-_tangent_state.defvjp(_tangent_forward, _tangent_backward)
+_state.defvjp(_state_forward, _state_backward)
 
 
 def _times(matrix: Array, vector: Array) -> Array:

@@ -83,12 +83,11 @@ def _refine(
     single = jnp.dtype(jnp.float32 if _single_pays(equation) else dtype)
     coarse = equation.astype(single)
 
-    def followed(_: States, y: States) -> States:
-        return coarse.times(y)
-
     # What begins at zero has no product to wait for.
     y = y.astype(single)
-    recurrent = at_most_once_or_unasked(jnp.any(y != 0), followed, jnp.zeros_like(y), y)
+    recurrent = at_most_once_or_unasked(
+        jnp.any(y != 0), lambda _, y: coarse.times(y), jnp.zeros_like(y), y
+    )
     size = equation.size(coarse.value(coarse.drive + recurrent))
     first = tolerance if dtype == single else INNER * jnp.maximum(1, size)
     settled, chord = settle(coarse, recurrent, going, first, chord, num_samples)
