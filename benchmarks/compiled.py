@@ -12,7 +12,7 @@ import optax
 import irnn_jax as irnn
 from benchmarks.peers.base import Contender, EagerContender, JaxContender
 from benchmarks.regimes import Case, Cell, Task
-from irnn_jax.network import Network
+from irnn_jax.networks.dense import Network
 
 B1 = 0.9  # Adam's: after its first step the first moment is (1 - B1) times the gradient
 EAGER_STEPS = 3

@@ -21,7 +21,7 @@ import irnn_jax as irnn
 from benchmarks.regimes import Random, Trained
 from benchmarks.timing import machine, paired
 from irnn_jax.data import OscillatorData
-from irnn_jax.network import connections, drive
+from irnn_jax.networks.dense import connections, drive
 from irnn_jax.problem import DenseProblem
 
 RUNS, SIZES = 12, (100, 5, 2)

@@ -1,4 +1,4 @@
-"""Blocks, Gauss-Jordan sweeps, LAPACK: where the thresholds of `irnn_jax.linear` come from.
+"""Blocks, Gauss-Jordan sweeps, LAPACK: where the thresholds of `irnn_jax.linalg.dense` come from.
 
 Factorise once and solve four times, as a step of the default solver does.
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import machine, paired
-from irnn_jax.linear import eliminate, lapack, sweep
+from irnn_jax.linalg.dense import eliminate, lapack, sweep
 
 PASSES = 50  # in one loop, each using the one before: one call alone would time the dispatch
 SOLVES = 4

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.special import expit
 
-from irnn_jax.network import Layer, Network
+from irnn_jax.networks.dense import Layer, Network
 
 DIRECT_UP_TO = 1e9  # operations: n^3 summed over samples
 CONFIRMED = 4  # samples by LU where the rest is iterated

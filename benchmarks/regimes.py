@@ -18,7 +18,7 @@ import numpy as np
 import irnn_jax as irnn
 from benchmarks.train_weights import PATH
 from irnn_jax.data import OscillatorData
-from irnn_jax.network import Layer, Network
+from irnn_jax.networks.dense import Layer, Network
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
 ACCEPTED = {"float64": 1e-6, "float32": 1e-3}  # relative error of the gradient

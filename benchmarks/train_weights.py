@@ -16,7 +16,7 @@ import numpy as np
 
 import irnn_jax as irnn
 from irnn_jax.data import OscillatorData
-from irnn_jax.network import connections
+from irnn_jax.networks.dense import connections
 
 PATH = pathlib.Path(__file__).with_name("trained.npz")
 BATCH = 6

@@ -7,18 +7,15 @@ A network with lateral and feedback weights answers a stationary input with the 
 and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_train_step`.
 """
 
-from irnn_jax.certificates import Certificate, certify
+from irnn_jax.analysis.certificates import Certificate, certify
+from irnn_jax.analysis.jacobians import jacobians
+from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
+from irnn_jax.analysis.stability import Stability, stability
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
-from irnn_jax.guard import Guard, GuardState
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.jacobians import jacobians
-from irnn_jax.network import Layer, Network, init
-from irnn_jax.optimizers import adam
-from irnn_jax.parametrizations import Certified, Symmetric
-from irnn_jax.penalties import jacobian_penalty, jacobian_penalty_estimate
-from irnn_jax.runs import fit, run_epoch
+from irnn_jax.networks.dense import Layer, Network, init
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -33,10 +30,13 @@ from irnn_jax.solvers import (
     PseudoTransient,
     RungeKutta4,
 )
-from irnn_jax.stability import Stability, stability
 from irnn_jax.status import Status, describe
-from irnn_jax.training import Metrics, TrainState, make_train_step, squared_error
-from irnn_jax.xla_flags import cpu_xla_flags
+from irnn_jax.training.guard import Guard, GuardState
+from irnn_jax.training.optimizers import adam
+from irnn_jax.training.runs import fit, run_epoch
+from irnn_jax.training.step import Metrics, TrainState, make_train_step, squared_error
+from irnn_jax.wellposed import Certified, Symmetric
+from irnn_jax.xla.flags import cpu_xla_flags
 
 __all__ = [
     "AdjointReport",

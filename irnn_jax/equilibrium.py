@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from irnn_jax.activations import Activation, check_elementwise
-from irnn_jax.forward_mode import forward_mode_explained
 from irnn_jax.gradients import Exact, Gradient
-from irnn_jax.implicit import AdjointReport, DenseMethod, dense_equilibrium
-from irnn_jax.linear import matmul
-from irnn_jax.max_norm import max_norm
-from irnn_jax.network import (
+from irnn_jax.gradients.forward_mode import forward_mode_explained
+from irnn_jax.implicit import AdjointReport, Method, converged, solve_implicitly
+from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.dense import (
     Network,
     NetworkLike,
     as_network,
@@ -24,10 +23,13 @@ from irnn_jax.network import (
     drive,
     split_layers,
 )
-from irnn_jax.solvers import Auto, Solver
+from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
+from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
-from irnn_jax.solving import Solution
+from irnn_jax.stable import only_stable
 from irnn_jax.status import Status
+from irnn_jax.xla.max_norm import max_norm
+from irnn_jax.xla.promotion import with_default_promotion
 
 NOT_CONVERGED = "no equilibrium was reached for at least one sample; see Equilibrium.converged"
 
@@ -112,18 +114,38 @@ def equilibrium(
     x = checked_input(net, x)
     check_elementwise(activation)
     check_tolerance(tolerance)
-    method = DenseMethod(
+    joins = isinstance(gradient, Gradient) and gradient.loop().skips
+    method = Method(
+        kind=DenseKind(activation=activation, sizes=net.sizes[1:], joins=joins),
         solver=solver,
         gradient=gradient,
         throw=throw,
-        activation=activation,
-        sizes=net.sizes[1:],
-        check_stability=check_stability,
+        checked=only_stable if check_stability else None,
     )
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():
+        return _of_any_batch(method, net, x, probe, tolerance)
+
+
+def _of_any_batch(
+    method: Method, net: Network, x: Array, probe: AdjointReport, tolerance: ArrayLike | None
+) -> Equilibrium:
+    """Of an empty batch nothing, by way of one sample: loops and pivots want at least one."""
+    axes = [axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size]
+    if not axes:
         return _equilibrium(method, net, x, probe, tolerance)
+
+    def padded(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, int(axis in axes)) for axis in range(leaf.ndim)])
+
+    found = _equilibrium(method, net, padded(x), jax.tree.map(padded, probe), tolerance)
+    shape = x.shape[:-1]
+
+    def nothing(leaf: Array) -> Array:
+        return leaf[tuple(slice(0, size) for size in shape)]
+
+    return jax.tree.map(nothing, found)
 
 
 def apply(
@@ -157,62 +179,92 @@ def apply(
 
 
 @functools.partial(jax.jit, static_argnames="method")
+@with_default_promotion
 def _equilibrium(
-    method: DenseMethod,
+    method: Method,
     net: Network,
     x: Float[Array, "*batch inputs"],
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
-    dtype = jnp.result_type(x, *jax.tree.leaves(net))
+    # Half precision has too few digits for a linear solve: it is solved, and comes back, in float32.
+    dtype = jnp.promote_types(jnp.result_type(x, *jax.tree.leaves(net)), jnp.float32)
     x = x.reshape(-1, x.shape[-1]).astype(dtype)
     # dL/dQ sums u x^T over the batch: a bad x times a masked u of zero would still be NaN.
-    finite = max_norm(x, axis=-1, keepdims=True) < jnp.inf
-    x = jnp.where(finite, x, 0)
+    finite = max_norm(x, axis=-1) < jnp.inf
+    x = jnp.where(finite[:, None], x, 0)
     if net.is_recurrent:
-        matrix = connections(net, dtype)
-        b = jnp.where(finite, drive(net, x), jnp.nan)
-        probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
-        if tolerance is not None:
-            tolerance = jnp.asarray(tolerance, dtype)
-        solution = dense_equilibrium(method, matrix, b, tolerance, probe)
-        activities = split_layers(net, solution.state)
+        solved = _solve(method, net, x, finite, probe, tolerance)
+        activities = split_layers(net, solved.state)
     else:
-        activities, solution = _feed_forward(net, x, finite[:, 0], method.activation)
-    flat = as_equilibrium(solution, activities, throw=method.throw)
+        activities, solved = _feed_forward(net, x, finite, method.kind.activation)
+    flat = as_equilibrium(solved, activities, throw=method.throw)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
 
-def as_equilibrium(solution: Solution, activities: Any, *, throw: bool) -> Equilibrium:
-    """The public record of a solution, whose `activities` alone carry gradients."""
+def _solve(
+    method: Method,
+    net: Network,
+    x: Float[Array, "batch inputs"],
+    finite: Bool[Array, " batch"],
+    probe: AdjointReport,
+    tolerance: Float[Array, ""] | None,
+) -> Solved:
+    """By the one rule, with samples first, (batch, n) and (batch,)."""
+    dtype = x.dtype
+    b = drive(net, x)
+    # A drive of NaN has no equilibrium. Solving for zero in its place keeps NaN out of the loop's
+    # derivatives, where a masked cotangent would still meet it as 0 * NaN.
+    valid = finite & ~jnp.any(jnp.isnan(b), axis=-1)
+    b = jnp.where(valid[:, None], b, 0)
+    if tolerance is not None:
+        tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (1, x.shape[0]))
+    matrix = connections(net, dtype)[..., None]
+    inputs = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
+    probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
+    solved = solve_implicitly(method, inputs, jnp.zeros_like(b.T), probe)
+    solved = jax.tree.map(lambda leaf: leaf[0], solved._replace(state=solved.state.T[None]))
+    return solved._replace(
+        state=jnp.where(valid[:, None], solved.state, 0),
+        residual=jnp.where(valid, solved.residual, jnp.inf),
+        status=jnp.where(valid, solved.status, Status.NON_FINITE),
+    )
+
+
+def as_equilibrium(solved: Solved, activities: Any, *, throw: bool) -> Equilibrium:
+    """The public record of a solve, whose `activities` alone carry gradients."""
+    ended = converged(solved)
     if throw:
-        failed = ~jax.lax.stop_gradient(solution.converged)
-        activities = eqx.error_if(activities, failed, NOT_CONVERGED)
+        activities = eqx.error_if(activities, ~jax.lax.stop_gradient(ended), NOT_CONVERGED)
+    assert solved.status is not None
     return Equilibrium(
         activities=activities,
-        residual=jax.lax.stop_gradient(solution.residual),
-        num_steps=solution.num_steps,
-        converged=solution.converged,
-        status=solution.status,
+        residual=jax.lax.stop_gradient(solved.residual),
+        num_steps=solved.num_steps,
+        converged=ended,
+        status=solved.status,
     )
 
 
 def _feed_forward(
     net: Network, x: Float[Array, "batch inputs"], finite: Bool[Array, " batch"], f: Activation
-) -> tuple[tuple[Array, ...], Solution]:
+) -> tuple[tuple[Array, ...], Solved]:
     activities: list[Array] = []
     below = x
     for layer in net.layers:
         dtype = x.dtype
-        below = f(matmul(below, layer.feedforward.astype(dtype).T) + layer.bias.astype(dtype))
+        below = matmul(below, layer.feedforward.astype(dtype).T) + layer.bias.astype(dtype)[None]
+        below = f(below)
         activities.append(below)
     state = jnp.concatenate(activities, axis=-1)
-    converged = finite & jnp.all(jnp.isfinite(state), axis=-1)
-    return tuple(activities), Solution(
+    ended = finite & jnp.all(jnp.isfinite(state), axis=-1)
+    return tuple(activities), Solved(
         state=state,
         # One pass is the equilibrium itself: f(A Y + b) repeats the same arithmetic.
-        residual=jnp.where(converged, 0, jnp.inf).astype(x.dtype),
-        num_steps=jnp.zeros(len(x), jnp.int32),
-        status=jnp.where(converged, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
+        residual=jnp.where(ended, 0, jnp.inf).astype(x.dtype),
+        num_steps=jnp.zeros(x.shape[0], jnp.int32),
+        time=jnp.zeros(x.shape[0], x.dtype),
+        finished=jnp.ones(x.shape[0], bool),
+        status=jnp.where(ended, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
     )

@@ -1,29 +1,38 @@
-"""What a solver sees: the map Y -> f(A Y + b), and solves with its linearisation.
+"""The one idea that carries the library: a batch of fixed points Y = g(Y; x), with products.
 
-Two kinds, one interface. States are (n, *batch): a neuron's samples lie side by side.
-`DenseProblem` holds the matrix and factorises; `CellProblem` holds any function on a flat state and
-solves by Krylov iteration on Jacobian-vector products. Both are pytrees, so that they travel
-through diffrax as its `args`.
+    value(Y)                         g(Y; x) of every sample
+    linearise(Y) -> J v, J^T w       products with the Jacobian of every sample at Y
+
+That is all a kind of problem must have (`irnn_jax/networks/`). What it can do faster, by a matrix
+that can be factorised or a proof that it contracts, are methods with a default here, by products
+alone. Solvers and gradients ask for them and never for the kind.
+
+States have two axes, of which `layout` says which one the neurons have; what there is one of for
+each sample keeps an axis of length one for the neurons.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from irnn_jax.activations import Activation, value_and_slope
-from irnn_jax.krylov import gmres
-from irnn_jax.linear import Blocks, Inverse, Lapack, factorize, multiply
-from irnn_jax.precision import in_precision
+from irnn_jax.iterations.acceleration import Acceleration
+from irnn_jax.linalg.krylov import bicgstab, gmres
+from irnn_jax.linalg.layout import Layout
+from irnn_jax.xla.conditional import run_if
+from irnn_jax.xla.loops import Loop, Plain
 
-State = Float[Array, "n *batch"]
+State = Float[Array, "*state"]
+Numbers = Float[Array, "*numbers"]
+Flags = Bool[Array, "*numbers"]
 
-# Up to here one factorisation a sample costs less than GMRES: `python -m benchmarks.linear_solves`.
-DIRECT_UP_TO = 100
+# Of the adjoint by iterations: while each step leaves less than this of the change, and how often.
+PLAIN_RATIO, PLAIN_STEPS, BICGSTAB_STEPS = 0.6, 60, 300
 
 
 @runtime_checkable
@@ -42,7 +51,7 @@ class DampedSystem(Protocol):
         """Solve ((1 + damping) I - J) x = rhs, in float32."""
         ...
 
-    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
+    def determinant_is_positive(self) -> Flags:
         """Whether each matrix's determinant is positive; true when unknown.
 
         It is negative only if an odd number of real eigenvalues of J - I lie above `damping`.
@@ -50,234 +59,297 @@ class DampedSystem(Protocol):
         ...
 
 
-@runtime_checkable
-class Problem(Protocol):
-    """A batch of fixed-point problems Y = map(Y) on flat states (n, *batch).
+class Near(NamedTuple):
+    """What iterations made of samples whose equilibrium is near.
 
-    `tolerance` is the largest residual that counts as converged, of each sample, (*batch); None:
-    the solver's. `contracts` says of each sample whether it is known to have one equilibrium only;
-    None: of none.
+    Attributes:
+        state: where they ended.
+        residual: max|F| there, of the samples that took part.
+        num_steps: of each.
     """
 
-    @property
-    def tolerance(self) -> Float[Array, "*batch"] | None:
-        """Of each sample."""
-        ...
-
-    @property
-    def contracts(self) -> Bool[Array, "*batch"] | None:
-        """Of each sample."""
-        ...
-
-    def map(self, y: State) -> State:
-        """The right-hand side f(A Y + b)."""
-        ...
-
-    def map_and_slope(self, y: State) -> tuple[State, Array]:
-        """`map` at y, and what `damped_newton` wants to know there."""
-        ...
-
-    def damped_newton(
-        self, y: State, slope: Array, damping: Float[Array, "*batch"]
-    ) -> DampedSystem:
-        """(1 + damping) I - J, with J the Jacobian of `map` at y."""
-        ...
-
-    def along_last_axis(self) -> tuple["Problem", Any]:
-        """The problem, and the `in_axes` with which `jax.vmap` goes through its last batch axis."""
-        ...
-
-    def linear_accuracy(self, dtype: Any) -> float:
-        """Relative error that the solves of `damped_newton` leave, in units of 1/rate."""
-        ...
+    state: State
+    residual: Numbers
+    num_steps: Numbers
 
 
-class DenseProblem(eqx.Module):
-    """Y = f(A Y + b) with the matrix at hand: A (n, n, *batch), b (n, *batch).
+class Coarse(NamedTuple):
+    """A map as it is fastest to evaluate, in single precision or laid out otherwise.
 
-    A has as many batch axes as b, of length one where the samples share it.
+    Attributes:
+        function: y -> g(y).
+        state: where it begins.
+        layout: of these states.
+        turned: these states as the problem has them, and back.
     """
 
-    matrix: Float[Array, "n n *shared"]
-    drive: State
-    activation: Activation = eqx.field(static=True)
-    tolerance: Float[Array, "*batch"] | None = None
-    contracts: Bool[Array, "*batch"] | None = None
-
-    def map(self, y: State) -> State:
-        """f(A Y + b)."""
-        return self.activation(multiply(self.matrix, y) + self.drive)
-
-    def map_and_slope(self, y: State) -> tuple[State, State]:
-        """F and D = f' at A Y + b."""
-        return value_and_slope(self.activation, multiply(self.matrix, y) + self.drive)
-
-    def damped_newton(
-        self, y: State, slope: State, damping: Float[Array, "*batch"]
-    ) -> DampedSystem:
-        """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
-        matrix, slope, scale = in_precision((self.matrix, slope, 1 + damping), jnp.float32)
-        n, tolerance = len(y), self.linear_accuracy(y.dtype)
-        if n > DIRECT_UP_TO:
-            return WideSystem(matrix=matrix, slope=slope, scale=scale, tolerance=tolerance)
-        identity = jnp.eye(n, dtype=jnp.float32).reshape(n, n, *(1,) * (y.ndim - 1))
-        factors = factorize(identity - (slope / scale)[:, None] * matrix)
-        return ScaledSystem(factors=factors, scale=scale)
-
-    def along_last_axis(self) -> tuple[Problem, Any]:
-        """Through the drives, and through the matrices unless the samples share one."""
-        if self.matrix.shape[-1] == self.drive.shape[-1]:
-            return self, -1
-        shared = eqx.tree_at(lambda problem: problem.matrix, self, self.matrix[..., 0])
-        along: Any = jax.tree.map(lambda _: -1, shared)
-        return shared, eqx.tree_at(lambda p: p.matrix, along, None)
-
-    def at_samples(self, index: Int[Array, " samples"]) -> "DenseProblem":
-        """The problems of these samples, of a batch with one axis."""
-        return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == 1 else leaf[..., index], self)
-
-    def linear_accuracy(self, dtype: Any) -> float:
-        """Some roundings of float32, unless it is wide: then as for a cell."""
-        if self.drive.shape[0] <= DIRECT_UP_TO:
-            return 16 * float(jnp.finfo(jnp.float32).eps)
-        return float(jnp.finfo(dtype).eps) ** 0.25
+    function: Callable[[State], State]
+    state: State
+    layout: Layout
+    turned: Callable[[State], State]
 
 
-class ScaledSystem(eqx.Module):
-    """A factorised matrix times a number for each sample."""
+class Linearisation(eqx.Module):
+    """The Jacobian J of every sample at one state, by products; a pytree, differentiable."""
 
-    factors: Inverse | Blocks | Lapack
-    scale: Float[Array, "*batch"]
-    is_iterative: ClassVar[bool] = False
+    layout: eqx.AbstractClassVar[Layout]
+    # Layers that the feed-forward part of J passes through: it is nilpotent of this index.
+    depth: eqx.AbstractVar[int]
 
-    def solve(self, rhs: State) -> State:
-        """Solve scale M x = rhs."""
-        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
+    @abc.abstractmethod
+    def product(self, transposed: bool) -> Callable[[State], State]:
+        """v -> J v, or w -> J^T w."""
 
-    def determinant_is_positive(self) -> Bool[Array, "*batch"]:
-        """The scale is positive, and does not change the sign."""
-        return self.factors.determinant_is_positive()
+    def feedforward_pullback(self, w: State) -> State:
+        """J_Q^T w, J_Q the part of J through feed-forward weights; a cell's state has none."""
+        return jnp.zeros_like(w)
 
+    def solve(self, rhs: State, transposed: bool) -> State:
+        """(I - J)^-1 rhs, or (I - J^T)^-1 rhs. Not trusted: its callers check the residual.
 
-class WideSystem(eqx.Module):
-    """scale I - D A for a batch of wide systems, by products with the matrices alone."""
-
-    matrix: Float[Array, "n n *shared"]
-    slope: State
-    scale: Float[Array, "*batch"]
-    tolerance: float = eqx.field(static=True)
-    is_iterative: ClassVar[bool] = True
-
-    def solve(self, rhs: State) -> State:
-        """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
-
-        def operator(v: State) -> State:
-            return self.scale * v - self.slope * multiply(self.matrix, v)
-
-        def solve(operator: Callable[[State], State], rhs: State) -> State:
-            return gmres(operator, rhs, self.tolerance)
-
-        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
-        rhs = rhs.astype(jnp.float32)
-        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
-
-    def determinant_is_positive(self) -> Bool[Array, ""]:
-        """Nothing is known of the determinant."""
-        return jnp.array(True)
+        By iteration: w <- rhs + J^T w while that is fast, then BiCGStab, then GMRES, each for what
+        the one before has left.
+        """
+        return solve_by_products(self.product(transposed), rhs, self.layout)
 
 
-class KrylovSystem(eqx.Module):
-    """A matrix that is only known by what solves with it."""
+class Problem(eqx.Module):
+    """A batch of fixed-point problems Y = value(Y).
 
-    inverse: Callable[[State], State]
-    is_iterative: ClassVar[bool] = True
+    `tolerance` is the largest residual that counts as converged, of each sample; None: the
+    solver's. `contracts` says of each sample whether it is known to have one equilibrium only;
+    None: of none. `factorises` says whether a Newton step costs about as little as a few products.
+    """
 
-    def solve(self, rhs: State) -> State:
-        """Solve M x = rhs."""
-        return self.inverse(rhs).astype(jnp.float32)
+    layout: eqx.AbstractClassVar[Layout]
+    tolerance: eqx.AbstractVar[Numbers | None]
+    contracts: eqx.AbstractVar[Flags | None]
+    factorises: ClassVar[bool] = False
 
-    def determinant_is_positive(self) -> Bool[Array, ""]:
-        """Nothing is known of the determinant."""
-        return jnp.array(True)
+    @abc.abstractmethod
+    def value(self, y: State) -> State:
+        """g(Y)."""
 
+    @abc.abstractmethod
+    def linearise(self, y: State) -> Linearisation:
+        """J at Y."""
 
-class CellProblem(eqx.Module):
-    """Y = cell(params, Y, x) on the flat state (n,) of one sample, by products with J."""
+    def value_and_slope(self, y: State) -> tuple[State, Array]:
+        """g(Y), and what `damped` wants to know there: here nothing."""
+        return self.value(y), jnp.zeros((), y.dtype)
 
-    cell: Callable[[Any, State, Any], State] = eqx.field(static=True)
-    params: Any
-    x: Any
-    tolerance: None = eqx.field(static=True, default=None)
-    contracts: None = eqx.field(static=True, default=None)
+    def damped(self, y: State, slope: Array, damping: Numbers) -> DampedSystem:
+        """(1 + damping) I - J, in the precision of the state.
 
-    def map(self, y: State) -> State:
-        """cell(params, Y, x)."""
-        return self.cell(self.params, y, self.x)
-
-    def map_and_slope(self, y: State) -> tuple[State, Float[Array, ""]]:
-        """The cell, and nothing: a scalar stands for it, since diffrax's loop takes arrays."""
-        return self.map(y), jnp.zeros((), y.dtype)
-
-    def along_last_axis(self) -> tuple[Problem, Any]:
-        """A cell takes one sample; its callers batch it with `jax.vmap`."""
-        raise TypeError("a cell has no batch axes")
-
-    def damped_newton(
-        self, y: State, slope: Float[Array, ""], damping: Float[Array, ""]
-    ) -> DampedSystem:
-        """GMRES on v -> (1 + damping) v - J v; its own accuracy only affects the number of steps.
-
-        In the precision of the state, in which the cell is written.
-
-        The outer iteration judges itself by the true residual, so an inexact step is an inexact
-        Newton step and never a wrong answer.
+        Its own accuracy only affects the number of steps: the outer iteration judges itself by the
+        true residual, so an inexact step is an inexact Newton step and never a wrong answer.
         """
         del slope
-        _, tangent_map = jax.linearize(self.map, y)
-
-        scale = (1 + damping).astype(y.dtype)
-
-        def solve(rhs: State) -> State:
-            rhs = rhs.astype(y.dtype)
-            gmres = lineax_gmres(rhs, self.linear_accuracy(y.dtype))
-            return solve_krylov(lambda v: scale * v - tangent_map(v), rhs, gmres)
-
-        return KrylovSystem(inverse=solve)
+        return ProductSystem(
+            product=self.linearise(y).product(False),
+            scale=(1 + damping).astype(y.dtype),
+            accuracy=self.linear_accuracy(y.dtype),
+            layout=self.layout,
+        )
 
     def linear_accuracy(self, dtype: Any) -> float:
-        """eps^(1/4): two such solves a step leave eps^(1/2) of the distance to the equilibrium."""
+        """Relative error that the solves of `damped` leave, in units of 1/rate.
+
+        eps^(1/4): two such solves a step leave eps^(1/2) of the distance to the equilibrium.
+        """
         return float(jnp.finfo(dtype).eps) ** 0.25
 
+    def first_evaluations(
+        self, y: State, tolerance: float | Numbers, loop: Loop
+    ) -> tuple[State, Array, State, Numbers, Numbers]:
+        """Y, the slope and F there, max|F|, and what the way to Y left: where a continuation starts.
 
-def lineax_gmres(rhs: State, tolerance: float) -> lx.GMRES:
-    """Restarted GMRES to a relative residual of `tolerance`.
+        A kind that can prove a contraction may go some of the way by the map itself.
+        """
+        del tolerance, loop
+        value, slope = self.value_and_slope(y)
+        velocity = value - y
+        size = self.layout.size(velocity)
+        return y, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)
 
-    Without restarts GMRES ends after n steps in exact arithmetic; 40 bounds its memory.
+    def coarse(self, y: State) -> Coarse:
+        """g as the flow is followed: where steps err by a hundredth, it need not be exact."""
+        return Coarse(self.value, y, self.layout, lambda states: states)
+
+    def settle(
+        self, y: State, going: Flags, tolerance: float | Numbers, loop: Loop, shared: Any
+    ) -> tuple[Near, Any]:
+        """From Y, near an equilibrium that attracts, to it, for the samples that are `going`.
+
+        `shared` is what the chunk before has left for the next one.
+        """
+        return accelerate(self, y, going, tolerance, loop), shared
+
+    def solve_in_chunks(
+        self, solve: Callable[["Problem", State, Any], tuple[Any, Any]], y0: State, loop: Loop
+    ) -> Any:
+        """What `solve(problem, y0, shared) -> (shared, found)` finds, where it pays chunk by chunk.
+
+        `shared` is what `settle` returns beside what it found; None at first.
+        """
+        del loop
+        return solve(self, y0, None)[1]
+
+    def run_for(self, work: Callable[..., Any], needed: Flags, state: Any, *given: Any) -> Any:
+        """`work(state, *given)` for the samples that need it; it keeps the state of the others."""
+        del needed
+        return work(state, *given)
+
+    def each_sample(self) -> tuple["Problem", Any] | None:
+        """The problem, and the `in_axes` with which `jax.vmap` goes through its samples.
+
+        None where it cannot: the batch is then one system, of samples that do not meet.
+        """
+        return None
+
+    def unproven(self) -> "Problem":
+        """The same, with nothing known of a contraction."""
+        return self
+
+    def in_precision(self, dtype: Any) -> "Problem | None":
+        """The same in another precision, converged to its `default_tolerance`.
+
+        None: it cannot be had; a cell decides about its own.
+        """
+        del dtype
+        return None
+
+
+def default_tolerance(dtype: Any) -> float:
+    """eps^(3/4): 1.8e-12 in float64, 6.4e-6 in float32.
+
+    Above the rounding of f(A Y + b) for weights of order 30 and rows of hundreds, and small
+    enough for Newton's last step to leave an error near rounding.
     """
-    restart = max(1, min(rhs.size, 40))
-    return lx.GMRES(
-        rtol=tolerance, atol=0.0, restart=restart, stagnation_iters=restart, max_steps=20
-    )
+    return float(jnp.finfo(dtype).eps) ** 0.75
 
 
-def solve_krylov(
-    operator: Callable[[State], State],
-    rhs: State,
-    linear_solver: lx.AbstractLinearSolver | None = None,
+class ProductSystem(eqx.Module):
+    """scale I - J, known by products: solved by GMRES."""
+
+    product: Callable[[State], State]
+    scale: Numbers
+    accuracy: float = eqx.field(static=True)
+    layout: Layout = eqx.field(static=True)
+    is_iterative: ClassVar[bool] = True
+
+    def solve(self, rhs: State) -> State:
+        """Solve (scale I - J) x = rhs."""
+
+        def operator(v: State) -> State:
+            return self.scale * v - self.product(v)
+
+        def solve(operator: Callable[[State], State], rhs: State) -> State:
+            return gmres(operator, rhs, self.accuracy, self.layout)
+
+        rhs = rhs.astype(self.scale.dtype)
+        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+        solved = jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
+        return solved.astype(jnp.float32)
+
+    def determinant_is_positive(self) -> Flags:
+        """Nothing is known of the determinant."""
+        return jnp.ones_like(self.scale, bool)
+
+
+def accelerate(
+    problem: Problem,
+    y: State,
+    going: Flags,
+    tolerance: float | Numbers,
+    loop: Loop,
+    *,
+    acceleration: Acceleration = Acceleration(max_steps=100),
+    polish_steps: int = 30,
+) -> Near:
+    """Anderson acceleration of Y <- g(Y) from Y, for the samples that are `going`, twice at most.
+
+    A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where the rate
+    is small, next to a fold, that takes a smaller residual, down to rounding: the second time.
+    """
+    layout = problem.layout
+
+    def near(y: State) -> State:
+        return jnp.where(going, problem.value(y), y)
+
+    smallest = 8 * float(jnp.finfo(y.dtype).eps)
+
+    def again(number: Array, carry: tuple[Near, Array]) -> tuple[Near, Array]:
+        at, enough = carry
+        limit = jnp.where(number == 0, acceleration.max_steps, polish_steps).astype(y.dtype)
+        end = acceleration(near, at.state, enough, layout, loop, limit)
+        residual = layout.size(end.velocity)
+        better = (number == 0) | (residual < at.residual)
+        slowness = jnp.maximum(1, end.slowness(layout) / 4)
+        enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
+        found = Near(
+            state=jnp.where(better, end.state, at.state),
+            residual=jnp.where(better, residual, at.residual),
+            num_steps=at.num_steps + end.num_steps,
+        )
+        return found, enough.astype(y.dtype)
+
+    zeros = jnp.zeros_like(layout.size(y))
+    start = Near(y, jnp.full_like(zeros, jnp.inf), zeros), tolerance + zeros
+    return loop.repeat(again, start, lambda carry: carry[0].residual > carry[1], 2)[0]
+
+
+def solve_by_products(product: Callable[[State], State], rhs: State, layout: Layout) -> State:
+    """Solve w = rhs + K w for each sample, to eps^(3/4) of its rhs, by products with K alone."""
+    accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
+    enough = accuracy * layout.size(rhs)
+    w = _solve_plainly(product, rhs, enough, layout)
+
+    def operator(v: State) -> State:
+        return v - product(v)
+
+    def unsolved(w: State) -> Flags:
+        return layout.size(rhs - operator(w)) > enough
+
+    def by_bicgstab(w: State) -> State:
+        found = bicgstab(operator, rhs, w, enough, layout, BICGSTAB_STEPS)
+        return jnp.where(jnp.isfinite(layout.size(found)), found, 0)
+
+    def by_gmres(w: State) -> State:
+        left = unsolved(w)
+        missing = jnp.where(left, rhs - operator(w), 0)
+        return w + gmres(operator, missing, accuracy, layout)
+
+    w = run_if(unsolved(w), by_bicgstab, w)
+    return run_if(unsolved(w), by_gmres, w)
+
+
+def _solve_plainly(
+    product: Callable[[State], State], rhs: State, enough: Numbers, layout: Layout
 ) -> State:
-    """Solve operator(v) = rhs without a matrix, differentiably.
+    """w <- rhs + K w while the change shrinks fast, of each sample."""
 
-    The default is restarted GMRES at a relative tolerance of eps^(3/4). It never raises: callers
-    check the residual of what comes back.
-    """
-    if linear_solver is None:
-        linear_solver = lineax_gmres(rhs, float(jnp.finfo(rhs.dtype).eps) ** 0.75)
-    structure = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
+    def advance(number: Array, at: tuple[State, Numbers, Flags]) -> tuple[State, Numbers, Flags]:
+        del number
+        w, before, going = at
+        after = rhs + product(w)
+        change = layout.size(after - w)
+        # What w has missed is the change; NaN compares false, and ends the sample.
+        going = going & (change > enough) & (change <= PLAIN_RATIO * before)
+        return after, change, going
 
-    def solve(matvec: Callable[[State], State], b: State) -> State:
-        linear_operator = lx.FunctionLinearOperator(matvec, structure)
-        return lx.linear_solve(linear_operator, b, linear_solver, throw=False).value
+    size = layout.size(rhs)
+    start = (rhs, jnp.full_like(size, jnp.inf), size > 0)
+    return Plain().repeat(advance, start, lambda at: at[2], PLAIN_STEPS)[0]
 
-    # JAX's own rule for a linear solve, not lineax's: there the solves of a second derivative
-    # raise when GMRES breaks down, as it does on a system that it has already solved.
-    return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
+
+def solve_with_lineax(
+    product: Callable[[State], State],
+    rhs: State,
+    linear_solver: lx.AbstractLinearSolver,
+) -> State:
+    """Solve w = rhs + K w by a solver of lineax: the batch as one system. It never raises."""
+    operator = lx.FunctionLinearOperator(
+        lambda w: w - product(w), jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
+    )
+    return lx.linear_solve(operator, rhs, linear_solver, throw=False).value

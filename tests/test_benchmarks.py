@@ -14,7 +14,7 @@ from benchmarks.peers import CONTENDERS, ours
 from benchmarks.peers.base import JaxContender, stacked
 from benchmarks.regimes import CELLS, Cell, Random, Task, Trained, draw
 from benchmarks.show import best_of, counts, figure, markdown
-from irnn_jax.network import connections, drive
+from irnn_jax.networks.dense import connections, drive
 
 SMALL = Cell(regime="b", task=Task.GRADIENT, sizes=(100, 2, 2), weights=Random(1), runs=2, batch=3)
 

@@ -13,7 +13,7 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.solvers import in_pieces
-from irnn_jax.solvers.in_pieces import FEW
+from irnn_jax.xla.chunks import FEW
 from tests.problems import NETWORKS, inputs, oscillator, scalar_neuron, some_sigmoid
 
 # Steps of one are stable where 30 y (1 - y) < 1: for the outer two, and not for the middle one.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import irnn_jax as irnn
-from irnn_jax.network import drive
+from irnn_jax.networks.dense import drive
 from tests.problems import NETWORKS, connection_matrix, inputs, network, oscillator
 
 

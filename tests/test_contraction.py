@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.contraction import contracts
+from irnn_jax.networks.contraction import contracts
 from tests.problems import some_sigmoid
 
 SAMPLES = 40

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.certificates import certify
+from irnn_jax.analysis.certificates import certify
 from tests.problems import inputs, network
 
 WIDE = (3, 40, 2)  # products of fewer neurons are sums of columns

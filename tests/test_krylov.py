@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from irnn_jax.krylov import RESTART, gmres
+from irnn_jax.linalg.krylov import RESTART, gmres
 
 
 def _systems(n, batch, spread, seed=0):

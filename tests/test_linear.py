@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.linear import factorize, multiply_transposed
+from irnn_jax.linalg.dense import factorize, multiply_transposed
 
 # Both sides of each threshold; 600 float32 samples of 16 are sums that XLA would hand on.
 SIZES = [1, 2, 3, 4, 7, 8, 16, 17, 32, 33]

@@ -8,7 +8,7 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.gradients.base import AdjointSystem, relative_residual
-from irnn_jax.max_norm import max_norm
+from irnn_jax.xla.max_norm import max_norm
 from tests.problems import inputs, network
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.side_by_side import ALONE_FROM, side_by_side
+from irnn_jax.xla.batch_last import ALONE_FROM, side_by_side
 
 NETWORKS = 3
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from irnn_jax.together import repeat_together
+from irnn_jax.xla.loops import repeat_together
 
 
 def _halve(rate, start):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.solvers.in_pieces import in_pieces
-from irnn_jax.traced_once import traced_once
+from irnn_jax.xla.chunks import in_pieces
+from irnn_jax.xla.trace import traced_once
 from tests.problems import inputs, network
 
 TRACES: list[str] = []

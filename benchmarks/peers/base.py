@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from irnn_jax.network import Network, connections, drive
+from irnn_jax.networks.dense import Network, connections, drive
 
 MAX_ITERATIONS = 256  # of every method that is not Newton's
 

@@ -95,7 +95,7 @@ def _contender(name, variant, **options):
 def _picard30(net, x, tolerance):
     """Thirty plain iterations, whatever they reach: the floor of an iterative net's cost."""
     del tolerance
-    from irnn_jax.network import connections, drive
+    from irnn_jax.networks.dense import connections, drive
 
     matrix, b = connections(net, x.dtype), drive(net, x)
     step = lambda _, y: jax.nn.sigmoid(y @ matrix.T + b)  # noqa: E731

@@ -5,22 +5,26 @@ import dataclasses
 import jax.numpy as jnp
 import lineax as lx
 
-from irnn_jax.gradients.base import Adjoint, AdjointSystem, relative_residual
-from irnn_jax.problem import State
+from irnn_jax.gradients.base import Adjoint, relative_residual
+from irnn_jax.gradients.linear_solve import solve_linear
+from irnn_jax.problem import Linearisation, State
+from irnn_jax.xla.loops import Loop, Plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exact:
-    """Solve (I - J^T) w = g: directly for small networks, else by iteration, where it converges.
+    """Solve (I - J^T) w = c: directly for small networks, else by iteration, where it converges.
 
     The solve's own relative residual is computed; a sample above `tolerance` is taken out of the
     gradient and reported.
 
     Attributes:
         tolerance: largest relative residual that is accepted; None: eps^(1/2) of the dtype.
-        linear_solver: a lineax solver for the matrix-free entry, for instance `lineax.BiCGStab`;
-            None: GMRES. A network of up to 16 neurons is solved directly; of more by iteration,
-            and where that is slow directly, beyond 100 after Anderson acceleration.
+        linear_solver: a solver of lineax for systems that are known by products, for instance
+            `lineax.BiCGStab(rtol=1e-10, atol=1e-10)`, for the whole batch as one system. None: of a
+            network of up to 16 neurons directly, of more by iteration, and where that is slow
+            directly, beyond 100 after Anderson acceleration; of a cell by iteration, then BiCGStab,
+            then GMRES.
     """
 
     tolerance: float | None = None
@@ -30,10 +34,14 @@ class Exact:
         if self.tolerance is not None and not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
 
-    def adjoint(self, system: AdjointSystem, cotangent: State) -> Adjoint:
+    def loop(self) -> Loop:
+        """Nothing differentiates the solver."""
+        return Plain()
+
+    def adjoint(self, linear: Linearisation, cotangent: State) -> Adjoint:
         """Solve, then check."""
-        state = system.solve(cotangent, self.linear_solver)
-        residual = relative_residual(system, state, cotangent)
+        state: State = solve_linear(True, self.linear_solver, linear, cotangent)
+        residual = relative_residual(linear, state, cotangent)
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = float(jnp.finfo(cotangent.dtype).eps) ** 0.5

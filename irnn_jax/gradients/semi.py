@@ -4,8 +4,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from irnn_jax.gradients.base import Adjoint, AdjointSystem
-from irnn_jax.problem import State
+from irnn_jax.gradients.base import Adjoint
+from irnn_jax.problem import Linearisation, State
+from irnn_jax.xla.loops import Loop, Plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,13 +17,17 @@ class SemiGradient:
     one-layer network gets the one-step gradient; so does a cell, whose state enters recurrently.
     """
 
-    def adjoint(self, system: AdjointSystem, cotangent: State) -> Adjoint:
-        """Find w = (I - J_Q^T)^-1 g, by substitution from the output layer down."""
+    def loop(self) -> Loop:
+        """Nothing differentiates the solver."""
+        return Plain()
+
+    def adjoint(self, linear: Linearisation, cotangent: State) -> Adjoint:
+        """Find w = (I - J_Q^T)^-1 c, by substitution from the output layer down."""
         state = cotangent
-        for _ in range(system.depth - 1):
-            state = cotangent + system.feedforward_pullback(state)
+        for _ in range(linear.depth - 1):
+            state = cotangent + linear.feedforward_pullback(state)
+        finite = linear.layout.all(jnp.isfinite(state))
         # Substitution is exact: the series in the nilpotent J_Q ends.
-        residual = jnp.zeros(state.shape[1:], state.dtype)
         return Adjoint(
-            state=state, residual=residual, converged=jnp.all(jnp.isfinite(state), axis=0)
+            state=state, residual=jnp.zeros(finite.shape, state.dtype), converged=finite
         )

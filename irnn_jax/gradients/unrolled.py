@@ -2,7 +2,9 @@
 
 import dataclasses
 
-import diffrax
+from irnn_jax.gradients.base import Adjoint
+from irnn_jax.problem import Linearisation, State
+from irnn_jax.xla.loops import Differentiable, Loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,8 @@ class Unrolled:
     is flagged and has no gradient, as everywhere.
 
     Attributes:
-        checkpoints: how many states diffrax keeps; None: about the square root of `max_steps`.
+        checkpoints: how many states are kept; None: about the square root of the largest number of
+            steps.
     """
 
     checkpoints: int | None = None
@@ -23,6 +26,10 @@ class Unrolled:
         if self.checkpoints is not None and self.checkpoints < 1:
             raise ValueError(f"checkpoints must be at least 1, got {self.checkpoints}")
 
-    def diffrax_adjoint(self) -> diffrax.AbstractAdjoint:
-        """How diffrax backpropagates through its loop."""
-        return diffrax.RecursiveCheckpointAdjoint(checkpoints=self.checkpoints)
+    def loop(self) -> Loop:
+        """JAX goes back through it."""
+        return Differentiable(self.checkpoints)
+
+    def adjoint(self, linear: Linearisation, cotangent: State) -> Adjoint:
+        """None is solved for."""
+        raise TypeError("an unrolled gradient has no adjoint system")

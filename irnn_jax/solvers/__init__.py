@@ -2,7 +2,7 @@
 
 from irnn_jax.solvers.anderson import Anderson
 from irnn_jax.solvers.auto import Auto
-from irnn_jax.solvers.base import Solved, Solver, default_tolerance
+from irnn_jax.solvers.base import Solved, Solver
 from irnn_jax.solvers.cascade import Cascade
 from irnn_jax.solvers.euler import Euler, Picard
 from irnn_jax.solvers.exponential import Exponential
@@ -28,5 +28,4 @@ __all__ = [
     "RungeKutta4",
     "Solved",
     "Solver",
-    "default_tolerance",
 ]

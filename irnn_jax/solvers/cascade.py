@@ -1,18 +1,16 @@
 """Several solvers in turn, each for the samples on which the ones before it failed."""
 
 import dataclasses
-import functools
 
 import diffrax
 import jax
-import jax.numpy as jnp
 
-from irnn_jax.lazily import at_most_once
-from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, Solver, residual_of, tolerance_of
+from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.base import Solved, Solver, tolerance_of
 from irnn_jax.solvers.flow import Flow
-from irnn_jax.solvers.in_pieces import those_that_need_it
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.solvers.retry import retry
+from irnn_jax.xla.loops import Loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,41 +57,15 @@ class Cascade:
         """The solvers after the first; the last one has no successor."""
         return Cascade(solvers=self.solvers[1:] or self.solvers)
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Run the solvers in turn until one converges."""
 
-        def failed(solved: Solved, problem: Problem) -> jax.Array:
-            tolerance = tolerance_of(self, problem, y0.dtype)
-            return ~(residual_of(problem, solved) <= tolerance)
+        def failed(problem: Problem, solved: Solved) -> jax.Array:
+            return ~(solved.residual <= tolerance_of(self, problem, y0.dtype))
 
-        def retry(solver: Solver, before: Solved, problem: Problem, y0: State) -> Solved:
-            # A sample that has converged starts where it is, and is done after a step.
-            again = failed(before, problem)
-            solved = solver.solve(problem, jnp.where(again, y0, before.state), adjoint)
-            after, residual = residual_of(problem, solved), residual_of(problem, before)
-            return Solved(
-                state=jnp.where(again, solved.state, before.state),
-                num_steps=before.num_steps + jnp.where(again, solved.num_steps, 0),
-                time=jnp.where(again, solved.time, before.time),
-                finished=jnp.where(again, solved.finished, before.finished),
-                residual=jnp.where(again, after, residual),
-            )
-
-        def retry_in_pieces(solver: Solver, before: Solved, problem: Problem, y0: State) -> Solved:
-            again, needed = functools.partial(retry, solver), failed(before, problem)
-            return those_that_need_it(again, needed, before, problem, y0)
-
-        solved = self.solvers[0].solve(problem, y0, adjoint)
-        if isinstance(problem, DenseProblem):
-            # What failed is not solved by what rests on the proof; without it there is less to
-            # compile.
-            problem = dataclasses.replace(problem, contracts=None)
-        chord = solved.chord
-        solved = solved._replace(residual=residual_of(problem, solved), chord=None)
+        solved = self.solvers[0].solve(problem, y0, loop)
         for solver in self.solvers[1:]:
-            if isinstance(adjoint, diffrax.ForwardMode):
-                again = functools.partial(retry_in_pieces, solver)
-                solved = at_most_once(failed(solved, problem), again, solved, problem, y0)
-            else:
-                solved = retry(solver, solved, problem, y0)
-        return solved._replace(chord=chord)
+            # What failed is not solved by what rests on a proof that the map contracts; without it
+            # there is less to compile.
+            solved = retry(solver, problem.unproven(), y0, solved, failed, loop)
+        return solved

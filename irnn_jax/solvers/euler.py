@@ -8,11 +8,12 @@ from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.base import (
     Solved,
     check_positive,
-    integrate,
-    resting,
+    follow_by_diffrax,
     sample_by_sample,
+    solved_at,
     tolerance_of,
 )
+from irnn_jax.xla.loops import Loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,19 +34,19 @@ class Euler:
         check_positive(**dataclasses.asdict(self))
 
     @sample_by_sample
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0."""
-        state, num_steps, _ = integrate(
+        state, num_steps, _ = follow_by_diffrax(
             problem,
             y0,
+            loop,
             solver=diffrax.Euler(),
             controller=diffrax.ConstantStepSize(),
             first_step=self.step_size,
             max_steps=self.max_steps,
-            adjoint=adjoint,
-            at_rest=resting(tolerance_of(self, problem, y0.dtype)),
+            tolerance=tolerance_of(self, problem, y0.dtype),
         )
-        return Solved(state=state, num_steps=num_steps)
+        return solved_at(problem, state, num_steps=num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Picard:
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0."""
         as_euler = Euler(step_size=1.0, max_steps=self.max_steps, tolerance=self.tolerance)
-        return as_euler.solve(problem, y0, adjoint)
+        return as_euler.solve(problem, y0, loop)

@@ -8,11 +8,12 @@ from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.base import (
     Solved,
     check_positive,
-    integrate,
-    resting,
+    follow_by_diffrax,
     sample_by_sample,
+    solved_at,
     tolerance_of,
 )
+from irnn_jax.xla.loops import Loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,23 +50,23 @@ class Flow:
         )
 
     @sample_by_sample
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Integrate from y0 until the residual is below the tolerance."""
         tolerance = tolerance_of(self, problem, y0.dtype)
         controller = self.stepsize_controller
         if controller is None:
             controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-        state, num_steps, time = integrate(
+        state, num_steps, time = follow_by_diffrax(
             problem,
             y0,
+            loop,
             solver=self.solver,
             controller=controller,
             first_step=self.first_step,
             max_steps=self.max_steps,
-            adjoint=adjoint,
-            at_rest=resting(tolerance),
+            tolerance=tolerance,
             max_time=self.max_time,
         )
         # Steps of a given length may circle an equilibrium that the flow itself would reach.
         given = isinstance(controller, diffrax.ConstantStepSize | diffrax.StepTo)
-        return Solved(state=state, num_steps=num_steps, time=0.0 if given else time)
+        return solved_at(problem, state, num_steps=num_steps, time=0.0 if given else time)

@@ -14,27 +14,27 @@ class Motion(NamedTuple):
     """Where a batch stands.
 
     Attributes:
-        state: Y, (n, *batch).
-        velocity: F(Y) = f(A Y + b) - Y, (n, *batch).
-        step_size: h of the next step, (*batch).
-        settling: whether the equilibrium is near, (*batch).
-        time: for how long the flow was followed, (*batch).
-        num_steps: (*batch).
+        state: Y, like a state.
+        velocity: F(Y) = g(Y) - Y, like a state.
+        step_size: h of the next step, one a sample.
+        settling: whether the equilibrium is near, one a sample.
+        time: for how long the flow was followed, one a sample.
+        num_steps: one a sample.
     """
 
     state: State
     velocity: State
-    step_size: Float[Array, "*batch"]
-    settling: Bool[Array, "*batch"]
-    time: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
+    step_size: Float[Array, "*numbers"]
+    settling: Bool[Array, "*numbers"]
+    time: Float[Array, "*numbers"]
+    num_steps: Float[Array, "*numbers"]
 
 
 def flow_step(
     function: Callable[[State], State],
     size: Callable[[State], Array],
     motion: Motion,
-    going: Bool[Array, "*samples"],
+    going: Bool[Array, "*numbers"],
     *,
     error_tolerance: float,
     reject_above: float,
@@ -43,7 +43,7 @@ def flow_step(
     """One step along dY/dt = function(Y) - Y of the samples that are `going`; see `Exponential`.
 
     Args:
-        function: the map Y -> f(A Y + b).
+        function: the map Y -> g(Y).
         size: max|v| of each sample, in the shape of what there is one of for each sample.
         motion: where the batch stands.
         going: who takes the step.

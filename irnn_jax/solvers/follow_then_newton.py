@@ -30,12 +30,12 @@ class FollowThenNewton:
     newton_within: float
 
     def next_step_size(
-        self, report: StepReport, h: Float[Array, "*batch"], followed: Float[Array, "*batch"]
-    ) -> tuple[Bool[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
+        self, report: StepReport, h: Float[Array, "*numbers"], followed: Float[Array, "*numbers"]
+    ) -> tuple[Bool[Array, "*numbers"], Float[Array, "*numbers"], Float[Array, "*numbers"]]:
         """Whether to keep the step of size h, the next h, and the next `followed`."""
         error = jnp.where(jnp.isnan(report.error), jnp.inf, report.error)
         newton = h > 2 * followed
-        keep: Bool[Array, "*batch"] = (
+        keep: Bool[Array, "*numbers"] = (
             (error <= self.reject_above) & ~report.across_pole & ~(newton & (report.ratio > 1))
         )
         # Not the cube root, for which XLA has no vector instructions on a CPU.

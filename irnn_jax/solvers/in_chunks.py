@@ -3,16 +3,16 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, Solver, check_positive
-from irnn_jax.solvers.in_pieces import in_pieces
+from irnn_jax.problem import Problem, State
+from irnn_jax.solvers.base import Solved, Solver, check_positive, solved_at
 from irnn_jax.solvers.pseudo_transient import Progress, PseudoTransient
 from irnn_jax.solvers.rodas3 import iterate
+from irnn_jax.xla.chunks import map_chunks
+from irnn_jax.xla.loops import Loop
 
 
 class Queue(NamedTuple):
@@ -26,13 +26,13 @@ class Parked(NamedTuple):
     """What is kept of samples between their chunks: enough to go on as if nothing had happened."""
 
     state: State
-    remaining: Float[Array, "*batch"]
-    time: Float[Array, "*batch"]
-    step_size: Float[Array, "*batch"]
-    followed: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
-    residual: Float[Array, "*batch"]
-    finished: Bool[Array, "*batch"]
+    remaining: Float[Array, "*numbers"]
+    time: Float[Array, "*numbers"]
+    step_size: Float[Array, "*numbers"]
+    followed: Float[Array, "*numbers"]
+    num_steps: Float[Array, "*numbers"]
+    residual: Float[Array, "*numbers"]
+    finished: Bool[Array, "*numbers"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,30 +70,32 @@ class InChunks:
         """That of the solver."""
         return self.solver.more_cautious()
 
-    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*batch"]:
+    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*numbers"]:
         """Those of the solver."""
         return self.solver.first_step_sizes(problem, y0)
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Step from y0 until every sample is at rest."""
-        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), adjoint)
+        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), loop)
 
     def proceed(
         self,
         problem: Problem,
         y0: State,
-        first: Float[Array, "*batch"],
-        adjoint: diffrax.AbstractAdjoint,
+        first: Float[Array, "*numbers"],
+        loop: Loop,
     ) -> Solved:
         """Step from y0 with a first step of each sample's own."""
-        skips = isinstance(adjoint, diffrax.ForwardMode)
-        large = y0.ndim == 2 and y0.shape[1] > self.width
-        if not isinstance(problem, DenseProblem) or not skips or not large:
-            return self.solver.proceed(problem, y0, first, adjoint)
-        found = self._in_stages(problem, y0, first, adjoint)
-        return Solved(
-            state=found.state,
-            num_steps=found.num_steps.astype(jnp.int32),
+        count = y0.shape[-1]
+        large = y0.ndim == 2 and isinstance(count, int) and count > self.width
+        # Only samples that lie last are cut out of their arrays as they lie.
+        if problem.layout.neurons != 0 or not loop.skips or not large:
+            return self.solver.proceed(problem, y0, first, loop)
+        found = self._in_stages(problem, y0, first, loop)
+        return solved_at(
+            problem,
+            found.state,
+            num_steps=found.num_steps,
             time=found.time,
             finished=found.finished,
             residual=found.residual,
@@ -101,23 +103,23 @@ class InChunks:
 
     def _in_stages(
         self,
-        problem: DenseProblem,
+        problem: Problem,
         y0: Float[Array, "n samples"],
-        first: Float[Array, " samples"],
-        adjoint: diffrax.AbstractAdjoint,
+        first: Float[Array, "1 samples"],
+        loop: Loop,
     ) -> Parked:
         """All samples in order, then those that are left, a stage after the other."""
         count, width, most = y0.shape[1], self.width, self.solver.max_steps
         lane = jnp.arange(width, dtype=jnp.int32)
 
-        def advance(problem: DenseProblem, start: Progress, until: Array) -> Parked:
-            last = self.solver.advance(problem, start, adjoint, until.astype(first.dtype))
+        def advance(problem: Problem, start: Progress, until: Array) -> Parked:
+            last = self.solver.advance(problem, start, loop, until.astype(first.dtype))
             return parked(last, finished=self.solver.ended(problem, last).finished)
 
         def in_order(queue: Queue, part: Any, seen: Array) -> tuple[Queue, Parked]:
             *begun, index = part
-            ended = advance(begun[0], self.solver.begin(*begun, adjoint), limit)
-            return queued(queue, index, ~ended.finished & ~seen), ended
+            ended = advance(begun[0], self.solver.begin(*begun, loop), limit)
+            return queued(queue, index, ~ended.finished[0] & ~seen), ended
 
         def from_queue(carry: tuple[Array, Parked, Queue]) -> tuple[Array, Parked, Queue]:
             until, found, waiting = carry
@@ -132,7 +134,7 @@ class InChunks:
                 start = resumed(part, jax.tree.map(lambda leaf: leaf[..., index], found))
                 ended = advance(part, start, until)
                 found = scattered(found, ended, index)
-                return found, queued(queue, index, ~ended.finished & (place < waiting.length))
+                return found, queued(queue, index, ~ended.finished[0] & (place < waiting.length))
 
             chunks = -(-waiting.length // width)
             return until, *jax.lax.fori_loop(none, chunks, chunk, (found, empty))
@@ -144,7 +146,7 @@ class InChunks:
         none, limit = jnp.int32(0), jnp.int32(min(self.first_steps, most))
         empty = Queue(jnp.zeros(count + width, jnp.int32), none)
         batch = (problem, y0, first, jnp.arange(count, dtype=jnp.int32))
-        queue, found = in_pieces(in_order, empty, batch, count=count, width=width)
+        queue, found = map_chunks(in_order, empty, batch, count=count, width=width)
         _, found, _ = jax.lax.while_loop(unfinished, from_queue, (limit, found, queue))
         return found
 
@@ -175,7 +177,7 @@ def queued(queue: Queue, index: Int[Array, " width"], slow: Bool[Array, " width"
     return Queue(samples, queue.length + _count(slow))
 
 
-def parked(progress: Progress, finished: Bool[Array, "*batch"]) -> Parked:
+def parked(progress: Progress, finished: Bool[Array, "*numbers"]) -> Parked:
     """Without what `resumed` finds again from the state."""
     at = progress.at
     return Parked(

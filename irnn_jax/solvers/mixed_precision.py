@@ -3,16 +3,14 @@
 import dataclasses
 from typing import Any
 
-import diffrax
 import jax.numpy as jnp
 
-from irnn_jax.lazily import at_most_once
-from irnn_jax.precision import in_precision
-from irnn_jax.problem import DenseProblem, Problem, State
-from irnn_jax.solvers.base import Solved, default_tolerance, residual_of
+from irnn_jax.problem import Problem, State, default_tolerance
+from irnn_jax.solvers.base import Solved
 from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.xla.loops import Loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,43 +44,38 @@ class MixedPrecision:
         """In float64 from the start."""
         return self.solver.more_cautious()
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0."""
-        if y0.dtype != jnp.float64 or not isinstance(problem, DenseProblem):
-            return self.solver.solve(problem, y0, adjoint)
-        found = self._coarse(problem, y0, adjoint)
-        rests = residual_of(problem, found) <= default_tolerance(jnp.float32)
+        single = problem.in_precision(jnp.float32) if y0.dtype == jnp.float64 else None
+        if single is None:
+            return self.solver.solve(problem, y0, loop)
+        found = self._coarse(single, y0.astype(jnp.float32), loop)
+        rests = found.residual <= default_tolerance(jnp.float32)
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         first = self.solver.first_step_sizes(problem, y0)
         first = jnp.where(rests, NEWTON_STEP_SIZE, first)
         start = jnp.where(rests, found.state.astype(y0.dtype), y0)
-        solved = self.solver.proceed(problem, start, first, adjoint)
-        return Solved(
-            state=solved.state,
+        solved = self.solver.proceed(problem, start, first, loop)
+        return solved._replace(
             num_steps=found.num_steps + solved.num_steps,
-            time=solved.time + jnp.where(rests, jnp.asarray(found.time, y0.dtype), 0),
+            time=solved.time + jnp.where(rests, found.time.astype(y0.dtype), 0),
             finished=found.finished & solved.finished,
-            residual=solved.residual,
         )
 
-    def _coarse(self, problem: DenseProblem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
-        """In float32, to its accuracy, whatever the tolerance; unless all samples contract."""
-        batch = y0.shape[1:]
-        tolerance = jnp.full(batch, default_tolerance(jnp.float32))
-        problem = dataclasses.replace(problem, tolerance=tolerance)
+    def _coarse(self, problem: Problem, y0: State, loop: Loop) -> Solved:
+        """In float32, to its accuracy; unless all samples contract."""
 
-        def solve(_: Solved, problem: DenseProblem, y0: State) -> Solved:
-            single = in_precision(problem, jnp.float32)
-            found = self.solver.solve(single, y0.astype(jnp.float32), adjoint)
-            return found._replace(residual=residual_of(single, found))
+        def solve(_: Solved, problem: Problem, y0: State) -> Solved:
+            return self.solver.solve(problem, y0, loop)
 
+        infinite = jnp.full_like(problem.layout.size(y0), jnp.inf)
         nowhere = Solved(
-            state=y0.astype(jnp.float32),
-            num_steps=jnp.zeros(batch, jnp.int32),
-            time=jnp.zeros(batch, jnp.float32),
-            finished=jnp.ones(batch, bool),
-            residual=jnp.full(batch, jnp.inf, jnp.float32),
+            state=y0,
+            residual=infinite,
+            num_steps=jnp.zeros(infinite.shape, jnp.int32),
+            time=jnp.zeros_like(infinite),
+            finished=jnp.ones(infinite.shape, bool),
         )
-        if problem.contracts is None or not isinstance(adjoint, diffrax.ForwardMode):
+        if problem.contracts is None:
             return solve(nowhere, problem, y0)
-        return at_most_once(jnp.any(~problem.contracts), solve, nowhere, problem, y0)
+        return loop.run_if(jnp.any(~problem.contracts), solve, nowhere, problem, y0)

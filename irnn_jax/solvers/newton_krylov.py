@@ -3,32 +3,31 @@
 import dataclasses
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from irnn_jax.max_norm import max_norm
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, repeat, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
+from irnn_jax.xla.loops import Loop
 
 
 class Search(NamedTuple):
     """Where a batch stands.
 
     Attributes:
-        state: Y, (n, *batch).
-        velocity: F(Y) = f(A Y + b) - Y, (n, *batch).
+        state: Y, like a state.
+        velocity: F(Y) = g(Y) - Y, like a state.
         slope: what the linearisation at Y needs.
-        fraction: of the next Newton step that is tried, (*batch).
-        num_steps: of each sample until it was within the tolerance, (*batch).
+        fraction: of the next Newton step that is tried, one a sample.
+        num_steps: of each sample until it was within the tolerance, one a sample.
     """
 
     state: State
     velocity: State
     slope: Array
-    fraction: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
+    fraction: Float[Array, "*numbers"]
+    num_steps: Float[Array, "*numbers"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,52 +52,51 @@ class NewtonKrylov:
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0 until every sample is within the tolerance, or not a number."""
         tolerance = tolerance_of(self, problem, y0.dtype)
+        size = problem.layout.size
 
         def moving(search: Search) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return max_norm(search.velocity) > tolerance
+            return size(search.velocity) > tolerance
 
         def advance(number: Array, search: Search) -> Search:
             del number
             undamped = jnp.zeros_like(search.fraction)
-            system = problem.damped_newton(search.state, search.slope, undamped)
+            system = problem.damped(search.state, search.slope, undamped)
             newton = system.solve(search.velocity).astype(search.state.dtype)
             state = search.state + search.fraction * newton
-            value, slope = problem.map_and_slope(state)
+            value, slope = problem.value_and_slope(state)
             velocity = value - state
             going = moving(search)
-            before, after = _energy(search.velocity), _energy(velocity)
+            dot = problem.layout.dot
+            before, after = dot(search.velocity, search.velocity), dot(velocity, velocity)
             lower = jax.lax.stop_gradient(after < before)
             taken = going & lower
             fraction = jnp.where(lower, jnp.minimum(2 * search.fraction, 1), search.fraction / 2)
             return Search(
                 state=jnp.where(taken, state, search.state),
                 velocity=jnp.where(taken, velocity, search.velocity),
-                slope=jnp.where(taken, slope, search.slope),
+                slope=jnp.where(taken, slope, search.slope) if slope.ndim else slope,
                 fraction=fraction,
                 num_steps=search.num_steps + going.astype(state.dtype),
             )
 
-        value, slope = problem.map_and_slope(y0)
-        batch, dtype = y0.shape[1:], y0.dtype
+        value, slope = problem.value_and_slope(y0)
+        ones = jnp.ones_like(size(y0))
         start = Search(
             state=y0,
             velocity=value - y0,
             slope=slope,
-            fraction=jnp.ones(batch, dtype),
-            num_steps=jnp.zeros(batch, dtype),
+            fraction=ones,
+            num_steps=jnp.zeros_like(ones),
         )
-        search = repeat(advance, start, moving, self.max_steps, adjoint)
-        return Solved(
-            state=search.state,
-            num_steps=jax.lax.stop_gradient(search.num_steps).astype(jnp.int32),
-            time=jnp.zeros(batch, dtype),
+        search = loop.repeat(advance, start, moving, self.max_steps)
+        return solved_at(
+            problem,
+            search.state,
+            num_steps=search.num_steps,
             finished=~moving(search),
+            residual=size(search.velocity),
         )
-
-
-def _energy(velocity: State) -> Float[Array, "*batch"]:
-    return jnp.sum(velocity**2, axis=0)

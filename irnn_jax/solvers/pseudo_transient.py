@@ -1,27 +1,28 @@
 """Pseudo-transient continuation: follow the flow while it matters, end as Newton's method.
 
 A Rosenbrock step (`rodas3`) and a rule for its size (`FollowThenNewton`), both for a whole batch in
-which every sample has a step size of its own. `Continuation` makes one diffrax solver of them, run
-by `diffrax.diffeqsolve`. After Kelley and Keyes, "Convergence analysis of pseudo-transient
-continuation", SIAM J. Numer. Anal. 35 (1998), with an error-controlled method of third order in
-place of their linearly implicit Euler steps.
+which every sample has a step size of its own. After Kelley and Keyes, "Convergence analysis of
+pseudo-transient continuation", SIAM J. Numer. Anal. 35 (1998), with an error-controlled method of
+third order in place of their linearly implicit Euler steps.
+
+A loop of ours and not `diffrax.diffeqsolve`: a sample keeps its own time, so that diffrax's would
+only count the steps, and its loop costs a fifth of the compilation of a gradient
+(docs/performance.md).
 """
 
 import dataclasses
-import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.approach import approach
-from irnn_jax.solvers.base import Solved, check_positive, integrate, tolerance_of
-from irnn_jax.solvers.count_steps import CountSteps
+from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
 from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE, FollowThenNewton
 from irnn_jax.solvers.rodas3 import Iterate, rodas3
+from irnn_jax.xla.device import steps_between_checks
+from irnn_jax.xla.loops import Loop
 
 
 class Progress(NamedTuple):
@@ -29,20 +30,20 @@ class Progress(NamedTuple):
 
     Attributes:
         at: the iterate.
-        step_size: h of the next step, (*batch).
-        followed: the h by which the flow was followed last, (*batch).
-        num_steps: of each sample until it was at rest, as a float for diffrax, (*batch).
+        step_size: h of the next step.
+        followed: the h by which the flow was followed last.
+        num_steps: of each sample until it was at rest.
     """
 
     at: Iterate
-    step_size: Float[Array, "*batch"]
-    followed: Float[Array, "*batch"]
-    num_steps: Float[Array, "*batch"]
+    step_size: Float[Array, "*numbers"]
+    followed: Float[Array, "*numbers"]
+    num_steps: Float[Array, "*numbers"]
 
 
 def at_rest_within(
-    tolerance: float | Float[Array, "*#batch"], at: Iterate
-) -> Bool[Array, "*batch"]:
+    tolerance: float | Float[Array, "*#numbers"], at: Iterate
+) -> Bool[Array, "*numbers"]:
     """Which samples are within the tolerance, and done with Newton's method.
 
     A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a fold,
@@ -55,14 +56,7 @@ def at_rest_within(
     return ((at.residual <= tolerance) & done) | jnp.isnan(at.residual)
 
 
-# diffrax traces a step four times, and this once.
-@functools.partial(jax.jit, static_argnums=0)
-def _stepped(
-    rule: FollowThenNewton,
-    tolerance: Float[Array, "*#batch"],
-    problem: Problem,
-    start: Progress,
-) -> Progress:
+def _stepped(rule: FollowThenNewton, tolerance: Any, problem: Problem, start: Progress) -> Progress:
     """One step of each sample that is not at rest."""
     end, report = rodas3(problem, start.at, start.step_size)
     keep, h, followed = rule.next_step_size(report, start.step_size, start.followed)
@@ -72,61 +66,15 @@ def _stepped(
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(taken, new, old)
 
+    # What a problem without a matrix wants to know at a state is nothing, and belongs to no sample.
+    slope = choose(end.slope, start.at.slope) if end.slope.ndim else end.slope
+    at = jax.tree.map(choose, end._replace(slope=None), start.at._replace(slope=None))
     return Progress(
-        at=jax.tree.map(choose, end, start.at),
+        at=at._replace(slope=slope),
         step_size=jnp.where(moving, h, start.step_size),
         followed=jnp.where(moving, followed, start.followed),
         num_steps=start.num_steps + moving.astype(start.num_steps.dtype),
     )
-
-
-class Continuation(diffrax.AbstractSolver):
-    """The diffrax solver: in each step every sample that is not at rest tries one of its own.
-
-    diffrax's time only counts the steps. Each sample has its own, with its own step size, and
-    takes a rejected step back by itself: so one loop serves a batch without a `vmap`, in which the
-    samples would lie the wrong way round for the machine (see `irnn_jax.linear`).
-    """
-
-    rule: FollowThenNewton
-    tolerance: float | Float[Array, "*batch"]
-    term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
-
-    def order(self, terms: Any) -> int:
-        """Third order in h."""
-        del terms
-        return 3
-
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Progress, args: Problem) -> None:
-        """Nothing is carried from step to step but the progress."""
-        del terms, t0, t1, y0, args
-
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Progress,
-        args: Problem,
-        solver_state: None,
-        made_jump: Any,
-    ):
-        """One step of each sample that is not at rest."""
-        del terms, t0, t1, solver_state, made_jump
-        progress = _stepped(self.rule, jnp.asarray(self.tolerance), args, y0)
-        return progress, None, {"y0": y0, "y1": progress}, None, diffrax.RESULTS.successful
-
-    def func(self, terms: Any, t0: Any, y0: Progress, args: Problem) -> Progress:
-        """The vector field dY/dt = F(Y); what is carried along has no dynamics of its own."""
-        return terms.vf(t0, y0, args)
-
-
-def flow(t: Any, y: Progress, problem: Problem) -> Progress:
-    """The vector field, as diffrax asks for it."""
-    del t
-    still = jax.tree.map(jnp.zeros_like, y)
-    return still._replace(at=still.at._replace(state=problem.map(y.at.state) - y.at.state))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,42 +121,39 @@ class PseudoTransient:
             max_steps=2 * self.max_steps,
         )
 
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Step from y0 until every sample is at rest."""
-        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), adjoint)
+        return self.proceed(problem, y0, self.first_step_sizes(problem, y0), loop)
 
-    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*batch"]:
+    def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*numbers"]:
         """`first_step`, and Newton's steps at once where there is but one equilibrium to find."""
-        first = jnp.full(y0.shape[1:], self.first_step, jnp.float32)
+        first = jnp.full(problem.layout.size(y0).shape, self.first_step, jnp.float32)
         if problem.contracts is None:
             return first
         return jnp.where(problem.contracts, NEWTON_STEP_SIZE, first)
 
     def proceed(
-        self,
-        problem: Problem,
-        y0: State,
-        first: Float[Array, "*batch"],
-        adjoint: diffrax.AbstractAdjoint,
+        self, problem: Problem, y0: State, first: Float[Array, "*numbers"], loop: Loop
     ) -> Solved:
         """Step from y0 with a first step of each sample's own.
 
         One that is longer than twice `first_step` is a Newton step: if it is rejected, the flow is
         followed from y0 on.
         """
-        last = self.advance(problem, self.begin(problem, y0, first, adjoint), adjoint)
+        last = self.advance(problem, self.begin(problem, y0, first, loop), loop)
         return self.ended(problem, last)
 
     def begin(
-        self,
-        problem: Problem,
-        y0: State,
-        first: Float[Array, "*batch"],
-        adjoint: diffrax.AbstractAdjoint,
+        self, problem: Problem, y0: State, first: Float[Array, "*numbers"], loop: Loop
     ) -> Progress:
         """Where a batch stands before its first step, see `proceed`."""
+        tolerance = tolerance_of(self, problem, y0.dtype)
+        state, slope, velocity, residual, remaining = problem.first_evaluations(
+            y0, tolerance, loop
+        )
+        time = jnp.zeros_like(remaining)
         return Progress(
-            at=approach(problem, y0, tolerance_of(self, problem, y0.dtype), adjoint),
+            at=Iterate(state, velocity, slope, residual, remaining, time),
             step_size=first,
             followed=jnp.full(first.shape, self.first_step, first.dtype),
             num_steps=jnp.zeros_like(first),
@@ -218,7 +163,7 @@ class PseudoTransient:
         self,
         problem: Problem,
         start: Progress,
-        adjoint: diffrax.AbstractAdjoint,
+        loop: Loop,
         until: Float[Array, ""] | None = None,
     ) -> Progress:
         """Step until every sample is at rest or has taken `until` steps in all, or `max_steps`."""
@@ -227,34 +172,27 @@ class PseudoTransient:
             reject_above=self.reject_above,
             newton_within=self.newton_within,
         )
-        dtype = start.at.state.dtype
-        continuation = Continuation(rule=rule, tolerance=tolerance_of(self, problem, dtype))
+        tolerance = tolerance_of(self, problem, start.at.state.dtype)
 
-        def ends(t: Any, y: Progress, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
-            del t, args, kwargs
-            at_rest = at_rest_within(continuation.tolerance, y.at)
-            return jnp.all(at_rest if until is None else at_rest | (y.num_steps >= until))
+        def moving(progress: Progress) -> Bool[Array, "*numbers"]:
+            going = ~at_rest_within(tolerance, progress.at)
+            return going if until is None else going & (progress.num_steps < until)
 
-        last, _, _ = integrate(
-            problem,
-            start,
-            vector_field=flow,
-            solver=continuation,
-            controller=CountSteps(),
-            first_step=None,
-            max_steps=self.max_steps,
-            adjoint=adjoint,
-            at_rest=ends,
-        )
-        return last
+        def step(number: Array, progress: Progress) -> Progress:
+            del number
+            return _stepped(rule, tolerance, problem, progress)
+
+        every = steps_between_checks(self.max_steps)
+        return loop.repeat(step, start, moving, self.max_steps, every)
 
     def ended(self, problem: Problem, last: Progress) -> Solved:
         """What is kept of where a batch ended."""
         tolerance = tolerance_of(self, problem, last.at.state.dtype)
-        return Solved(
-            state=last.at.state,
-            num_steps=jax.lax.stop_gradient(last.num_steps).astype(jnp.int32),
-            time=last.at.time.astype(last.at.state.dtype),
+        return solved_at(
+            problem,
+            last.at.state,
+            num_steps=last.num_steps,
+            time=last.at.time,
             finished=at_rest_within(tolerance, last.at),
             residual=last.at.residual,
         )

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.max_norm import max_norm
-from irnn_jax.precision import in_precision
 from irnn_jax.problem import DampedSystem, Problem, State
+from irnn_jax.xla.precision import in_precision
+from irnn_jax.xla.varying import vary, varying_axes
 
 NEWTON_FROM = 32.0  # in units of the layer's time constant
 
@@ -25,10 +25,10 @@ class StepReport(NamedTuple):
             some unstable mode is reversed.
     """
 
-    error: Float[Array, "*batch"]
-    ahead: Float[Array, "*batch"]
-    ratio: Float[Array, "*batch"]
-    across_pole: Bool[Array, "*batch"]
+    error: Float[Array, "*numbers"]
+    ahead: Float[Array, "*numbers"]
+    ratio: Float[Array, "*numbers"]
+    across_pole: Bool[Array, "*numbers"]
 
 
 class Iterate(NamedTuple):
@@ -37,38 +37,38 @@ class Iterate(NamedTuple):
     `remaining` and `time` decide about steps, and are in float32 whatever the state is in.
 
     Attributes:
-        state: Y, (n, *batch).
-        velocity: F(Y) = f(A Y + b) - Y, (n, *batch), so that it is evaluated once a step and not
+        state: Y, like a state.
+        velocity: F(Y) = g(Y) - Y, like a state, so that it is evaluated once a step and not
             again by the event.
         slope: what the linearisation at Y needs, evaluated along with the velocity.
-        residual: max|velocity|, (*batch).
-        remaining: the error that the step which led here left in Y, in units of 1/rate, (*batch).
-        time: for how long the flow was followed to here, in units of the time constant, (*batch).
+        residual: max|velocity|, one a sample.
+        remaining: the error that the step which led here left in Y, in units of 1/rate, one a sample.
+        time: for how long the flow was followed to here, in units of the time constant, one a sample.
     """
 
     state: State
     velocity: State
     slope: Array
-    residual: Float[Array, "*batch"]
-    remaining: Float[Array, "*batch"]
-    time: Float[Array, "*batch"]
+    residual: Float[Array, "*numbers"]
+    remaining: Float[Array, "*numbers"]
+    time: Float[Array, "*numbers"]
 
 
 def iterate(
     problem: Problem,
     state: State,
     *,
-    remaining: Float[Array, "*batch"],
-    time: Float[Array, "*batch"],
+    remaining: Float[Array, "*numbers"],
+    time: Float[Array, "*numbers"],
 ) -> Iterate:
     """An iterate at `state`."""
-    value, slope = problem.map_and_slope(state)
+    value, slope = problem.value_and_slope(state)
     velocity = value - state
-    return Iterate(state, velocity, slope, max_norm(velocity), remaining, time)
+    return Iterate(state, velocity, slope, problem.layout.size(velocity), remaining, time)
 
 
 def rodas3(
-    problem: Problem, y0: Iterate, step_size: Float[Array, "*batch"]
+    problem: Problem, y0: Iterate, step_size: Float[Array, "*numbers"]
 ) -> tuple[Iterate, StepReport]:
     """One step of the Rosenbrock method RODAS3 of third order, L-stable and stiffly accurate.
 
@@ -88,7 +88,7 @@ def rodas3(
     Hairer and Wanner.
     """
     rate = 1 / step_size
-    system = problem.damped_newton(y0.state, y0.slope, 2 * rate)
+    system = problem.damped(y0.state, y0.slope, 2 * rate)
 
     def moved(*by: State) -> State:
         # One after the other: added up in float32, the last ones would be lost to rounding.
@@ -96,13 +96,14 @@ def rodas3(
 
     def velocity(*by: State) -> State:
         state = moved(*by)
-        return (problem.map(state) - state).astype(jnp.float32)
+        return (problem.value(state) - state).astype(jnp.float32)
 
     newton = rate * NEWTON_FROM < 1
     flows, first = jnp.where(newton, 0, rate), jnp.where(newton, 1, 2).astype(jnp.float32)
     here = y0.velocity.astype(jnp.float32)
     u1, _, u3, u4 = _solved(
         system,
+        varying_axes(y0),
         (
             lambda u: here,
             lambda u: here + 4 * rate * u[0],
@@ -111,7 +112,7 @@ def rodas3(
         ),
     )
     state = moved(first * u1, u3, u4)
-    step, error = max_norm(first * u1 + u3 + u4), max_norm(u4)
+    step, error = problem.layout.size(first * u1 + u3 + u4), problem.layout.size(u4)
     # u4 corrects with a matrix that is wrong by the curvature times the step, by 1/h, and by
     # what its own solution leaves: times |M^-1|, that part of u4 is still there.
     remaining = error * (step + rate + problem.linear_accuracy(state.dtype))
@@ -129,8 +130,13 @@ def rodas3(
     return y1, report
 
 
-def _solved(system: DampedSystem, rhs: Sequence[Callable[[Any], State]]) -> list[State]:
-    """The u with M u[i] = rhs[i](u), in which only the ones before u[i] are used."""
+def _solved(
+    system: DampedSystem, axes: tuple[str, ...], rhs: Sequence[Callable[[Any], State]]
+) -> list[State]:
+    """The u with M u[i] = rhs[i](u), in which only the ones before u[i] are used.
+
+    `axes` are those of a mesh over which they differ.
+    """
     if not system.is_iterative:
         u: list[State] = []
         for of in rhs:
@@ -142,5 +148,5 @@ def _solved(system: DampedSystem, rhs: Sequence[Callable[[Any], State]]) -> list
         return u.at[number].set(system.solve(jax.lax.switch(number, rhs, u)))
 
     like = jax.eval_shape(rhs[0], ())
-    none = jnp.zeros((len(rhs), *like.shape), like.dtype)
+    none = vary(jnp.zeros((len(rhs), *like.shape), like.dtype), axes)
     return list(jax.lax.fori_loop(0, len(rhs), solve, none))

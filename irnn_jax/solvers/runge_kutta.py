@@ -7,7 +7,14 @@ import diffrax
 import numpy as np
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, integrate, sample_by_sample
+from irnn_jax.solvers.base import (
+    Solved,
+    check_positive,
+    follow_by_diffrax,
+    sample_by_sample,
+    solved_at,
+)
+from irnn_jax.xla.loops import Loop
 
 
 class ClassicalRungeKutta(diffrax.AbstractERK):
@@ -49,16 +56,16 @@ class RungeKutta4:
         check_positive(**dataclasses.asdict(self))
 
     @sample_by_sample
-    def solve(self, problem: Problem, y0: State, adjoint: diffrax.AbstractAdjoint) -> Solved:
+    def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Take the steps."""
-        state, num_steps, _ = integrate(
+        state, num_steps, _ = follow_by_diffrax(
             problem,
             y0,
+            loop,
             solver=ClassicalRungeKutta(),
             controller=diffrax.ConstantStepSize(),
             first_step=self.step_size,
             max_steps=self.num_steps,
-            adjoint=adjoint,
-            at_rest=None,
+            tolerance=None,
         )
-        return Solved(state=state, num_steps=num_steps)
+        return solved_at(problem, state, num_steps=num_steps)

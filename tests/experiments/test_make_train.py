@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import pendulum, scalar_neuron, xor
-from irnn_jax.parametrizations import CertifiedNetwork
+from irnn_jax.wellposed import CertifiedNetwork
 from tests.experiments.test_configs import composed
 
 TINY_DATA = ("model.hidden=[1]", "data.num_times=3", "num_test=3", "test_chunk=3")

@@ -1,0 +1,1 @@
+"""What is known of an equilibrium beside its activities: Jacobians, stability, certificates."""

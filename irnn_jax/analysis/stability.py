@@ -1,0 +1,77 @@
+"""Whether an equilibrium attracts the flow: the spectrum of its linearisation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.equilibrium import equilibrium
+from irnn_jax.linalg.dense import matmul
+from irnn_jax.linalg.spectrum import spectral_abscissa
+from irnn_jax.networks.dense import (
+    Network,
+    NetworkLike,
+    as_network,
+    checked_input,
+    connections,
+    drive,
+)
+from irnn_jax.solvers import Auto, Solver
+
+
+class Stability(NamedTuple):
+    """How the flow behaves next to each sample's equilibrium.
+
+    Attributes:
+        abscissa: spectral abscissa of D A, the largest real part of its eigenvalues, (...).
+        rate: 1 - abscissa, at which the slowest disturbance decays (or grows, if negative), in
+            units of the inverse time constant, (...). Zero is a fold or a Hopf bifurcation.
+        is_stable: converged, and rate > 0, (...).
+    """
+
+    abscissa: Float[Array, "*batch"]
+    rate: Float[Array, "*batch"]
+    is_stable: Bool[Array, "*batch"]
+
+
+def stability(
+    net: NetworkLike,
+    x: ArrayLike,
+    *,
+    solver: Solver = Auto(),
+    activation: Activation = jax.nn.sigmoid,
+) -> Stability:
+    """Spectral abscissa, slowest rate and stability of the equilibria of a batch.
+
+    Next to an equilibrium the flow dY/dt = f(A Y + b) - Y is d(dY)/dt = (D A - I) dY. Where the
+    solver did not converge, abscissa and rate are those of its last iterate and `is_stable` is
+    false. Costs an eigenvalue problem for each sample; JAX has it on CPU and recent GPUs.
+
+    Args:
+        net: the network.
+        x: (..., inputs), any number of leading axes.
+        solver: how to reach the equilibrium.
+        activation: f, smooth and elementwise.
+
+    Raises:
+        ValueError: as for `irnn_jax.equilibrium`.
+    """
+    net = as_network(net)
+    result = equilibrium(net, x, solver=solver, activation=activation)
+    state = jax.lax.stop_gradient(jnp.concatenate(result.activities, axis=-1))
+    matrix = connections(net, state.dtype)
+    slope = slope_at(net, x, state, activation)
+    abscissa = spectral_abscissa(slope[..., None] * matrix)
+    rate = 1 - abscissa
+    return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
+
+
+def slope_at(
+    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: Activation
+) -> Float[Array, "*batch n"]:
+    """The diagonal of D: f' at A Y + b(x), for the stacked activities Y of a batch."""
+    x = checked_input(net, x).astype(state.dtype)
+    b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
+    return accurate_slope(activation, matmul(state, connections(net, state.dtype).T) + b)

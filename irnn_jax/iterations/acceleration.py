@@ -1,0 +1,136 @@
+"""Anderson's acceleration of y <- g(y), for a batch.
+
+Walker and Ni, "Anderson acceleration for fixed-point iterations", SIAM J. Numer. Anal. 49 (2011),
+in the form of differences, with the least squares solved by regularised normal equations, one small
+system a sample.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from irnn_jax.linalg.dense import factorize
+from irnn_jax.linalg.layout import Layout
+from irnn_jax.xla.device import steps_between_checks
+from irnn_jax.xla.loops import Loop
+
+State = Float[Array, "*state"]
+Numbers = Float[Array, "*numbers"]
+
+
+class History(NamedTuple):
+    """The last iterates of a batch, and where the iteration stands.
+
+    Attributes:
+        state: y.
+        velocity: g(y) - y.
+        steps: differences of successive states, (memory, *state).
+        changes: differences of successive velocities, (memory, *state).
+        gram: products of the changes with each other, (memory, memory, *numbers).
+        num_steps: of each sample until it was within the tolerance.
+    """
+
+    state: State
+    velocity: State
+    steps: Float[Array, "memory *state"]
+    changes: Float[Array, "memory *state"]
+    gram: Float[Array, "memory memory *numbers"]
+    num_steps: Numbers
+
+    def slowness(self, layout: Layout) -> Numbers:
+        """The largest |dy|/|dv| of the steps that are kept: 1/rate along the slowest direction."""
+        squares = jnp.sum(self.steps**2, axis=1 + layout.neurons, keepdims=True)
+        changes = jnp.moveaxis(jnp.diagonal(self.gram, axis1=0, axis2=1), -1, 0)
+        ratios = jnp.where(changes > 0, squares / jnp.where(changes > 0, changes, 1), 0)
+        return jax.lax.stop_gradient(jnp.sqrt(jnp.max(ratios, axis=0)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Acceleration:
+    """Each step goes where a linear model of the last few steps puts the fixed point.
+
+    Attributes:
+        memory: how many differences are kept.
+        mixing: the factor on the velocity, 1 for the plain step.
+        ridge: what is added to the normal equations, relative to their largest diagonal entry, at
+            least the dtype's rounding.
+        max_steps: the most evaluations of g.
+    """
+
+    memory: int = 5
+    mixing: float = 1.0
+    ridge: float = 1e-12
+    max_steps: int = 500
+
+    def __call__(
+        self,
+        function: Callable[[State], State],
+        start: State,
+        tolerance: float | Numbers,
+        layout: Layout,
+        loop: Loop,
+        limit: float | Numbers = math.inf,
+    ) -> History:
+        """Iterate y <- function(y) until max|function(y) - y| <= tolerance for each sample.
+
+        At most `limit` times, which may be traced, and never more than `max_steps`.
+        """
+
+        def moving(history: History) -> Array:
+            # A residual of NaN compares false, and ends the sample.
+            return (layout.size(history.velocity) > tolerance) & (history.num_steps < limit)
+
+        def advance(number: Array, history: History) -> History:
+            going = moving(history)
+            # A sample that has ended takes no step, whatever its differences become.
+            state = jnp.where(going, history.state + self._step(history, layout), history.state)
+            velocity = function(state) - state
+            slot = number % self.memory
+            change = velocity - history.velocity
+            changes = history.changes.at[slot].set(change)
+            # Of all products only those with the newest change are new.
+            products = jnp.sum(changes * change, axis=1 + layout.neurons, keepdims=True)
+            return History(
+                state=state,
+                velocity=velocity,
+                steps=history.steps.at[slot].set(state - history.state),
+                changes=changes,
+                gram=history.gram.at[slot].set(products).at[:, slot].set(products),
+                num_steps=history.num_steps + going.astype(state.dtype),
+            )
+
+        none = jnp.zeros((self.memory, *start.shape), start.dtype)
+        zeros = jnp.zeros_like(layout.size(start))
+        history = History(
+            state=start,
+            velocity=function(start) - start,
+            steps=none,
+            changes=none,
+            gram=jnp.zeros((self.memory, self.memory, *zeros.shape), start.dtype),
+            num_steps=zeros,
+        )
+        every = steps_between_checks(self.max_steps)
+        return loop.repeat(advance, history, moving, self.max_steps, every)
+
+    def _step(self, history: History, layout: Layout) -> State:
+        """Beta v - (dY + beta dV) gamma, where gamma minimises |v - dV gamma|."""
+        changes, velocity = history.changes, history.velocity
+        # In units of the largest change: the squares of small ones leave float32's range.
+        size = jnp.max(jnp.diagonal(history.gram), axis=-1)
+        unit = jnp.where(size > 0, size, 1)
+        gram = history.gram / unit
+        projected = jnp.sum(changes * velocity, axis=1 + layout.neurons, keepdims=True) / unit
+        # Slots that are not filled yet are rows of zeros: any positive ridge makes them harmless.
+        ridge = max(self.ridge, float(jnp.finfo(gram.dtype).eps)) + (size == 0).astype(gram.dtype)
+        identity = jnp.eye(self.memory, dtype=gram.dtype)
+        identity = identity.reshape(*identity.shape, *(1,) * (gram.ndim - 2))
+        gamma = factorize(gram + ridge * identity).solve(projected)
+        step = self.mixing * velocity
+        for i in range(self.memory):
+            step = step - gamma[i] * (history.steps[i] + self.mixing * changes[i])
+        return step

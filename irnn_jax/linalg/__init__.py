@@ -1,0 +1,1 @@
+"""Linear systems and products for batches: small dense ones, LAPACK, Krylov iterations, spectra."""

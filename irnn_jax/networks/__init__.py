@@ -1,0 +1,1 @@
+"""What is solved: networks and cells, each as a problem with products."""

@@ -1,0 +1,176 @@
+"""Y = cell(params, Y, x), by products alone: a cell of a whole batch, samples first, (batch, n)."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
+from irnn_jax.problem import Linearisation, Problem
+from irnn_jax.xla.convolutions import canonical
+from irnn_jax.xla.rewrite import contains
+
+State = Float[Array, "batch n"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateShape:
+    """How a batch of states, a pytree, becomes (batch, n); hashable."""
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, state: Any, *, batch_axes: int) -> "StateShape":
+        """Of a pytree, whose first `batch_axes` axes are the batch's."""
+        leaves, treedef = jax.tree.flatten(state)
+        return cls(
+            treedef=treedef,
+            shapes=tuple(leaf.shape[batch_axes:] for leaf in leaves),
+            dtypes=tuple(leaf.dtype for leaf in leaves),
+        )
+
+    @property
+    def num_neurons(self) -> int:
+        """Numbers in the state of one sample."""
+        return sum(map(math.prod, self.shapes))
+
+    def flatten(self, state: Any, batch: tuple[int, ...]) -> Array:
+        """A pytree of (*batch, ...) -> (*batch, n), in the dtype of all leaves together."""
+        leaves = [
+            jnp.asarray(leaf).reshape(*batch, math.prod(shape))
+            for leaf, shape in zip(jax.tree.leaves(state), self.shapes, strict=True)
+        ]
+        dtype = jnp.result_type(*self.dtypes)
+        leaves = [leaf.astype(dtype) for leaf in leaves]
+        return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+    def unflatten(self, flat: Array) -> Any:
+        """(*batch, n) -> the pytree of (*batch, ...)."""
+        batch = flat.shape[:-1]
+        ends = itertools.accumulate(map(math.prod, self.shapes[:-1]))
+        parts = jnp.split(flat, list(ends), axis=-1) if len(self.shapes) > 1 else [flat]
+        leaves = [
+            part.reshape(*batch, *shape).astype(dtype)
+            for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
+        ]
+        return self.treedef.unflatten(leaves)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellKind:
+    """What a cell is, apart from its numbers; hashable, so that a program can be found again.
+
+    Attributes:
+        cell: (inputs, state, x) -> state, of pytrees.
+        shape: of the state of one sample.
+        batched: whether the cell takes a whole batch; else the batch is of one sample.
+    """
+
+    cell: Callable[[Any, Any, Any], Any]
+    shape: StateShape
+    batched: bool
+
+    def problem(self, inputs: Any) -> "CellProblem":
+        """With these numbers: (parameters, x)."""
+        return CellProblem(inputs=inputs, kind=self)
+
+    def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
+        """As it comes: the samples of a batch already lie as the cell has them."""
+        return solve
+
+    def flat(self, inputs: Any, y: State) -> State:
+        """The cell on flat states."""
+        params, x = inputs
+        batch = y.shape[:1] if self.batched else ()
+        out = self.cell(params, self.shape.unflatten(y if self.batched else y[0]), x)
+        return self.shape.flatten(out, batch).reshape(y.shape).astype(y.dtype)
+
+    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
+        """(dg/d inputs)^T w, of the usable samples alone."""
+        inputs, y = self.without_failed(inputs, y, usable)
+        gradients = jax.vjp(lambda inputs: self.flat(inputs, y), inputs)[1](w)[0]
+        # Where no sample can be used, what is not a number has nothing to stand in for it.
+        some = jnp.any(usable)
+        return jax.tree.map(
+            lambda g: g if g.dtype == jax.dtypes.float0 else jnp.where(some, g, jnp.zeros_like(g)),
+            gradients,
+        )
+
+    def without_failed(self, inputs: Any, y: State, usable: Array) -> tuple[Any, State]:
+        """With the first usable sample in place of each that failed.
+
+        A masked adjoint would still meet the NaN of a bad sample as 0 * NaN.
+        """
+        if not self.batched:
+            params, x = inputs
+            ok = usable[0, 0]
+            return jax.tree.map(lambda leaf: _held(ok, leaf), (params, x)), jnp.where(ok, y, 0)
+        params, x = inputs
+        good = jnp.argmax(usable[:, 0])
+
+        def replaced(leaf: Array) -> Array:
+            flags = usable[:, 0].reshape(-1, *(1,) * (leaf.ndim - 1))
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return leaf
+            return jnp.where(flags, leaf, leaf[good])
+
+        return (params, jax.tree.map(replaced, x)), replaced(y)
+
+
+class CellProblem(Problem):
+    """A cell with its numbers."""
+
+    inputs: Any
+    kind: CellKind = eqx.field(static=True)
+    layout: ClassVar[Layout] = SAMPLES_FIRST
+    tolerance: None = eqx.field(static=True, default=None)
+    contracts: None = eqx.field(static=True, default=None)
+
+    def value(self, y: State) -> State:
+        """cell(params, Y, x)."""
+        return canonical(lambda y: self.kind.flat(self.inputs, y), y)(y)
+
+    def linearise(self, y: State) -> "CellLinearisation":
+        """J at Y, by the cell's own derivatives."""
+        return CellLinearisation(inputs=self.inputs, y=y, kind=self.kind)
+
+
+class CellLinearisation(Linearisation):
+    """Products with the Jacobian of a cell at Y."""
+
+    inputs: Any
+    y: State
+    kind: CellKind = eqx.field(static=True)
+    layout: ClassVar[Layout] = SAMPLES_FIRST
+    depth: ClassVar[int] = 1
+
+    def product(self, transposed: bool) -> Callable[[State], State]:
+        """v -> J v, or w -> J^T w."""
+
+        def flat(y: State) -> State:
+            return self.kind.flat(self.inputs, y)
+
+        _, pullback = jax.vjp(flat, self.y)
+        if transposed:
+            return canonical(lambda w: pullback(w)[0], self.y)
+        if contains(jax.make_jaxpr(flat)(self.y).jaxpr, "custom_vjp_call"):
+            # A cell that has no forward mode: J is the transpose of J^T, which is linear in w, so
+            # that its own pullback is J at any w.
+            _, push = jax.vjp(lambda w: pullback(w)[0], jnp.zeros_like(self.y))
+            return canonical(lambda v: push(v)[0], self.y)
+        return canonical(jax.linearize(flat, self.y)[1], self.y)
+
+
+def _held(usable: Array, leaf: Array) -> Array:
+    """The same, and a constant where the sample failed."""
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+    return jnp.where(usable, leaf, jax.lax.stop_gradient(leaf))

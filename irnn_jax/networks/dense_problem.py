@@ -1,0 +1,273 @@
+"""Y = f(A Y + b) with the matrix at hand: samples lie last, (n, batch)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from irnn_jax.activations import Activation, accurate_slope, value_and_slope
+from irnn_jax.iterations.chord import Chord, unknown_chord
+from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
+from irnn_jax.iterations.refinement import iterate_refined
+from irnn_jax.linalg.dense import Blocks, Inverse, Lapack, factorize, multiply
+from irnn_jax.linalg.krylov import gmres
+from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
+from irnn_jax.networks.dense_linearisation import DenseLinearisation
+from irnn_jax.problem import (
+    Coarse,
+    DampedSystem,
+    Near,
+    Problem,
+    accelerate,
+    default_tolerance,
+)
+from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
+from irnn_jax.xla.loops import Loop
+from irnn_jax.xla.precision import in_precision
+from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO
+
+State = Float[Array, "n *batch"]
+Numbers = Float[Array, "1 *batch"]
+
+# A step of Newton's method costs as much as five to ten evaluations of the map. The last one is
+# where it starts.
+MAX_EVALUATIONS = 9
+
+
+class DenseProblem(Problem):
+    """A (n, n, *batch), b (n, *batch).
+
+    A has as many batch axes as b, of length one where the samples share it.
+
+    Attributes:
+        matrix: A.
+        drive: b.
+        activation: f.
+        sizes: the layers', from input to output.
+        num_samples: of the whole batch, where this is a part of one.
+    """
+
+    matrix: Float[Array, "n n *shared"]
+    drive: State
+    activation: Activation = eqx.field(static=True)
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    tolerance: Numbers | None = None
+    contracts: Bool[Array, "1 *batch"] | None = None
+    num_samples: int | None = eqx.field(static=True, default=None)
+    layout: ClassVar[Layout] = NEURONS_FIRST
+
+    @property
+    def factorises(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Up to some size."""
+        return len(self.drive) <= CONTINUE_UP_TO
+
+    def value(self, y: State) -> State:
+        """f(A Y + b)."""
+        return self.activation(multiply(self.matrix, y) + self.drive)
+
+    def value_and_slope(self, y: State) -> tuple[State, State]:
+        """F and D = f' at A Y + b."""
+        return value_and_slope(self.activation, multiply(self.matrix, y) + self.drive)
+
+    def linearise(self, y: State) -> DenseLinearisation:
+        """J = D A."""
+        slope = accurate_slope(self.activation, multiply(self.matrix, y) + self.drive)
+        return DenseLinearisation(matrix=self.matrix, slope=slope, sizes=self.sizes)
+
+    def damped(self, y: State, slope: State, damping: Numbers) -> DampedSystem:
+        """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
+        matrix, slope, scale = in_precision((self.matrix, slope, 1 + damping), jnp.float32)
+        n, tolerance = len(y), self.linear_accuracy(y.dtype)
+        if n > DIRECT_UP_TO:
+            return WideSystem(matrix=matrix, slope=slope, scale=scale, tolerance=tolerance)
+        identity = jnp.eye(n, dtype=jnp.float32).reshape(n, n, *(1,) * (y.ndim - 1))
+        factors = factorize(identity - (slope / scale)[:, None] * matrix)
+        return ScaledSystem(factors=factors, scale=scale)
+
+    def linear_accuracy(self, dtype: Any) -> float:
+        """Some roundings of float32, unless it is wide: then as by products alone."""
+        if self.drive.shape[0] <= DIRECT_UP_TO:
+            return 16 * float(jnp.finfo(jnp.float32).eps)
+        return super().linear_accuracy(dtype)
+
+    def first_evaluations(self, y: State, tolerance: float | Numbers, loop: Loop):
+        """Y <- f(A Y + b) for the samples whose map contracts; the others stay where they are.
+
+        With few neurons only while the steps are long, since one of Newton's then costs less than
+        what is left: a step of `rodas3` that is three of Newton's leaves the fourth power of the
+        error, so that eps^(1/4) is near enough for it. With more, to the end.
+        """
+        if self.contracts is None or not loop.skips:
+            return super().first_evaluations(y, tolerance, loop)
+        if y.ndim == 2 and len(y) > BLOCKS_UP_TO:
+            found, _ = iterate_refined(
+                self.hammerstein(), y, self.contracts, tolerance, unknown_chord(len(y))
+            )
+            y = jnp.where(found.done, found.y, y)
+            *at, remaining = super().first_evaluations(y, tolerance, loop)
+            return *at, jnp.where(found.done, 0, remaining)
+        return _contracted(self, y, loop)
+
+    def hammerstein(self) -> Hammerstein:
+        """The same as u = b + A f(u), Y = f(u)."""
+        return Hammerstein.of(self.matrix, self.drive, self.activation)
+
+    def coarse(self, y: State) -> Coarse:
+        """In float32, and in rows where that is faster."""
+        if y.ndim != 2:
+            return super().coarse(y)
+        equation = self.hammerstein().laid_out().astype(jnp.float32)
+
+        def function(y: State) -> State:
+            return equation.value(equation.drive + equation.times(y))
+
+        return Coarse(
+            function=function,
+            state=equation.turned(y.astype(jnp.float32)),
+            layout=Layout(int(equation.in_rows)),
+            turned=equation.turned,
+        )
+
+    def settle(
+        self, y: State, going: Array, tolerance: float | Numbers, loop: Loop, shared: Chord | None
+    ) -> tuple[Near, Chord | None]:
+        """By products that all samples share; what these leave is accelerated."""
+        if y.ndim != 2 or not loop.skips:
+            return super().settle(y, going, tolerance, loop, shared)
+        chord = unknown_chord(len(y)) if shared is None else shared
+        refined, chord = iterate_refined(
+            self.hammerstein(), y, going, tolerance, chord, self.num_samples
+        )
+        left = going & ~refined.done
+
+        def more(found: Near, y: State, left: Array) -> Near:
+            rest = accelerate(self, y, left, tolerance, loop)
+            return Near(
+                state=jnp.where(left, rest.state, found.state),
+                residual=jnp.where(left, rest.residual, found.residual),
+                num_steps=found.num_steps + rest.num_steps,
+            )
+
+        found = Near(refined.y, self.layout.size(refined.residual), refined.num_steps)
+        return loop.run_if(jnp.any(left), more, found, y, left), chord
+
+    def solve_in_chunks(self, solve: Callable[..., Any], y0: State, loop: Loop) -> Any:
+        """In chunks that stay in a CPU's cache; a chord of the first serves the next."""
+        if y0.ndim != 2 or not loop.skips:
+            return super().solve_in_chunks(solve, y0, loop)
+        count = y0.shape[1]
+        whole = dataclasses.replace(self, num_samples=count)
+
+        def chunk(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Any]:
+            del seen
+            return solve(*part, chord)
+
+        first, width = unknown_chord(len(y0)), chunk_width(self.matrix)
+        return map_chunks_where_it_pays(chunk, first, (whole, y0), count=count, width=width)[1]
+
+    def run_for(self, work: Callable[..., Any], needed: Array, state: Any, *given: Any) -> Any:
+        """On one CPU without the others in between."""
+        if needed.ndim != 2:
+            return work(state, *given)
+        return run_for(work, needed, state, *given)
+
+    def each_sample(self) -> tuple["DenseProblem", Any]:
+        """Through the drives, and through the matrices unless the samples share one."""
+        if self.matrix.shape[-1] == self.drive.shape[-1]:
+            return self, -1
+        shared = eqx.tree_at(lambda problem: problem.matrix, self, self.matrix[..., 0])
+        along: Any = jax.tree.map(lambda _: -1, shared)
+        return shared, eqx.tree_at(lambda p: p.matrix, along, None)
+
+    def unproven(self) -> "DenseProblem":
+        """Without the proof."""
+        return dataclasses.replace(self, contracts=None)
+
+    def at_samples(self, index: Int[Array, " samples"]) -> "DenseProblem":
+        """The problems of these samples, of a batch with one axis."""
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == 1 else leaf[..., index], self)
+
+    def in_precision(self, dtype: Any) -> "DenseProblem":
+        """A and b converted."""
+        tolerance = jnp.full_like(self.layout.size(self.drive), default_tolerance(dtype))
+        return in_precision(dataclasses.replace(self, tolerance=tolerance), dtype)
+
+
+class Evaluations(NamedTuple):
+    """Where a batch is, F and the slope there, and which samples go on, (1, batch)."""
+
+    state: State
+    velocity: State
+    slope: State
+    going: Bool[Array, "1 *batch"]
+
+
+def _contracted(problem: DenseProblem, y: State, loop: Loop):
+    """Some evaluations of a map that contracts, in float32."""
+    layout, contracting = problem.layout, problem.contracts
+    near = 2 * float(jnp.finfo(y.dtype).eps) ** 0.25
+    # Far from float32's rounding, in any dtype; and all samples are evaluated once, in a loop: with
+    # what enters it their layout is put together once, and not for each entry of a product.
+    coarse, start = in_precision((problem, y), jnp.float32)
+
+    def advance(number: Array, at: Evaluations) -> Evaluations:
+        value, slope = coarse.value_and_slope(at.state)
+        velocity = value - at.state
+        going = at.going & (number + 1 < MAX_EVALUATIONS) & (layout.size(velocity) > near)
+        going &= contracting
+        return Evaluations(jnp.where(going, value, at.state), velocity, slope, going)
+
+    zeros = jnp.zeros_like(start)
+    first = Evaluations(start, zeros, zeros, jnp.ones_like(contracting))
+    last = loop.repeat(advance, first, lambda at: at.going, MAX_EVALUATIONS)
+    state, velocity, slope = in_precision(last[:3], y.dtype)
+    # What is at rest in float32 need not be at rest.
+    size = jnp.maximum(layout.size(velocity), float(jnp.finfo(jnp.float32).eps))
+    return state, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)
+
+
+class ScaledSystem(eqx.Module):
+    """A factorised matrix times a number for each sample."""
+
+    factors: Inverse | Blocks | Lapack
+    scale: Numbers
+    is_iterative: ClassVar[bool] = False
+
+    def solve(self, rhs: State) -> State:
+        """Solve scale M x = rhs."""
+        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
+
+    def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
+        """The scale is positive, and does not change the sign."""
+        return self.factors.determinant_is_positive()[None]
+
+
+class WideSystem(eqx.Module):
+    """scale I - D A for a batch of wide systems, by products with the matrices alone."""
+
+    matrix: Float[Array, "n n *shared"]
+    slope: State
+    scale: Numbers
+    tolerance: float = eqx.field(static=True)
+    is_iterative: ClassVar[bool] = True
+
+    def solve(self, rhs: State) -> State:
+        """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
+
+        def operator(v: State) -> State:
+            return self.scale * v - self.slope * multiply(self.matrix, v)
+
+        def solve(operator: Callable[[State], State], rhs: State) -> State:
+            return gmres(operator, rhs, self.tolerance, NEURONS_FIRST)
+
+        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
+        rhs = rhs.astype(jnp.float32)
+        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
+
+    def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
+        """Nothing is known of the determinant."""
+        return jnp.ones_like(self.scale, bool)

@@ -1,0 +1,1 @@
+"""Training on top of any problem: objective, step, guard, optimisers, runs."""

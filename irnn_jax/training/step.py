@@ -1,0 +1,212 @@
+"""The training step: loss, gradient, update, and what is known about them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from irnn_jax.activations import Activation
+from irnn_jax.gradients import Exact, Gradient
+from irnn_jax.implicit import AdjointReport
+from irnn_jax.networks.dense import NetworkLike, as_network
+from irnn_jax.solvers import Auto, Solver
+from irnn_jax.training.guard import Guard, GuardState
+from irnn_jax.training.objective import Found, Loss, Objective
+
+Batch = tuple[Array, Any]
+
+
+class TrainState(NamedTuple):
+    """All that a training run carries from step to step.
+
+    Attributes:
+        net: the parameters: a `Network`, or what a parametrisation made of it.
+        opt_state: the optimiser's state.
+        step: the number of steps taken, ().
+        guard: what `Guard` remembers; None trains without it.
+    """
+
+    net: Any
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+    guard: GuardState | None = None
+
+    @classmethod
+    def create(cls, net: NetworkLike, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step."""
+        params: Any = net  # optax's type for parameters leaves out NamedTuples
+        return cls(
+            net=net,
+            opt_state=optimizer.init(params),
+            step=jnp.zeros((), jnp.int32),
+            guard=GuardState.create(net),
+        )
+
+
+class Metrics(NamedTuple):
+    """What one training step knows about itself, each ().
+
+    Attributes:
+        loss: mean over the samples that converged, 0 if none did.
+        gradient_norm: Euclidean norm of the whole gradient.
+        mean_steps: solver steps, mean over the batch.
+        max_steps: solver steps of the slowest sample.
+        converged: fraction of samples that reached an equilibrium; the others are left out of
+            the loss and of the gradient.
+        adjoint_residual: largest relative residual of the adjoint solves.
+        adjoint_converged: fraction of the converged samples whose adjoint converged too; the
+            others are left out of the gradient.
+        applied: False if the gradient was not finite; the step then took it for zero.
+        rejected: True if the guard took the steps since its last look back.
+        update_scale: the guard's factor on the optimiser's update.
+        penalty: what the Jacobian penalty, times its weight, added to the loss that the gradient
+            belongs to; 0 without one. It is not part of `loss`.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    mean_steps: Float[Array, ""]
+    max_steps: Int[Array, ""]
+    converged: Float[Array, ""]
+    adjoint_residual: Float[Array, ""]
+    adjoint_converged: Float[Array, ""]
+    applied: Bool[Array, ""]
+    rejected: Bool[Array, ""]
+    update_scale: Float[Array, ""]
+    penalty: Float[Array, ""]
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def squared_error(output: Float[Array, " outputs"], target: Float[Array, " outputs"]) -> Array:
+    """The mean squared error of one sample, the paper's loss."""
+    return jnp.mean((output - target) ** 2)
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    solver: Solver = Auto(),
+    gradient: Gradient = Exact(),
+    activation: Activation = jax.nn.sigmoid,
+    check_stability: bool = False,
+    tolerance: ArrayLike | None = None,
+    guard: Guard | None = Guard(),
+    penalty: float | Array = 0.0,
+) -> Step:
+    """Build `step(state, (x, target)) -> (state, metrics)`, pure and jit-compiled.
+
+    Args:
+        loss: `loss(output, target)` of one sample -> a scalar, for instance `squared_error`. The
+            step takes the mean over the samples that converged.
+        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation.
+        solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
+        gradient: how to differentiate it, likewise. The exact and the semi-gradient training
+            differ in nothing else.
+        activation: f, likewise.
+        check_stability: leave out samples at an unstable equilibrium, likewise.
+        tolerance: in place of the solver's, likewise: a number or a traced scalar.
+        guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
+        penalty: weight of the mean of ||D A||_F^2 / n over the same samples, which keeps the
+            equilibria attracting (see `jacobian_penalty`); a number or a traced scalar. It is
+            computed from the activities at hand, and not at all for the number 0.
+
+    The step takes x (..., inputs) and a pytree of targets with the same leading axes. A sample
+    whose equilibrium, input or target is not finite or not reached is left out of the loss and of
+    the gradient, and counted. The parameters never become NaN.
+
+    Raises:
+        ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
+            return one number for a sample.
+    """
+    objective = Objective(
+        loss=loss,
+        solver=solver,
+        gradient=gradient,
+        activation=activation,
+        check_stability=check_stability,
+        tolerance=tolerance,
+        penalty=penalty,
+    )
+
+    return jax.jit(functools.partial(_step, objective, optimizer, guard))
+
+
+def _step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    guard: Guard | None,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[TrainState, Metrics]:
+    x, target = batch
+    x = jnp.asarray(x)
+    found, report, grads = objective.gradient_of_batch(state.net, x, target)
+    grads, norm, applied = _finite_or_zero(grads)
+    params: Any = state.net
+    losses = functools.partial(objective.usable_losses, x=x, target=target)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    net, guard_state, rejected, scale = _move(state, updates, guard, losses)
+    metrics = _metrics(
+        found,
+        report,
+        gradient_norm=norm,
+        applied=applied,
+        rejected=rejected,
+        update_scale=scale,
+    )
+    step = state.step + 1
+    return TrainState(net=net, opt_state=opt_state, step=step, guard=guard_state), metrics
+
+
+def _finite_or_zero(grads: Any) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+    """The gradient, its norm, and whether it is finite; if not, it is zero."""
+    norm = optax.tree.norm(grads)
+    # A finite norm has finite squares, so that Adam's second moment stays finite too.
+    applied = jnp.isfinite(norm)
+    return jax.tree.map(lambda g: jnp.where(applied, g, 0), grads), norm, applied
+
+
+def _metrics(found: Found, report: AdjointReport, **update: Array) -> Metrics:
+    """From what the objective and the adjoint solves tell, and the fields about the update."""
+    value, added, result, usable = found
+    attempted = jnp.maximum(jnp.sum(usable), 1).astype(report.failed.dtype)
+    return Metrics(
+        loss=value,
+        mean_steps=_mean(result.num_steps).astype(value.dtype),
+        max_steps=jnp.max(result.num_steps, initial=0),
+        converged=_mean(usable).astype(value.dtype),
+        adjoint_residual=jnp.max(report.residual, initial=0),
+        adjoint_converged=1 - jnp.sum(report.failed) / attempted,
+        penalty=added,
+        **update,
+    )
+
+
+def _move(
+    state: TrainState,
+    updates: Any,
+    guard: Guard | None,
+    losses: Callable[[NetworkLike], tuple[Array, Array]],
+) -> tuple[Any, GuardState | None, Bool[Array, ""], Float[Array, ""]]:
+    """The parameters after an update, the guard's state, whether it rejected, and its scale."""
+    params: Any = state.net
+    if guard is None or state.guard is None or not as_network(params).is_recurrent:
+        net: Any = optax.apply_updates(params, updates)
+        one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
+        return net, state.guard, jnp.zeros((), bool), one
+    scale = state.guard.scale
+    updates = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
+    net = optax.apply_updates(params, updates)
+    return *guard.look(state.guard, net, state.step + 1, losses), scale
+
+
+def _mean(values: Array) -> Array:
+    """The mean, 0 of nothing."""
+    return jnp.sum(values) / max(values.size, 1)
