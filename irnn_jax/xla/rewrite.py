@@ -33,9 +33,9 @@ def has_any(program: Any, names: Rules) -> bool:
 def contains(program: Any, name: str) -> bool:
     """Whether an operation is anywhere in it, loops and branches included."""
     for eqn in program.eqns:
-        held = jax.tree.leaves(list(eqn.params.values()), is_leaf=_program_of)
-        programs = [_program_of(value) for value in held]
-        if eqn.primitive.name == name or any(p and contains(p, name) for p in programs):
+        held = jax.tree.leaves(list(eqn.params.values()))
+        programs = filter(None, map(_program_of, held))
+        if eqn.primitive.name == name or any(contains(inner, name) for inner in programs):
             return True
     return False
 
