@@ -1,29 +1,31 @@
 """Figure 7: the final test error of figure 6's networks over their width and their parameters."""
 
-import sys
-from pathlib import Path
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import dataclasses
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import pendulum
-from experiments.harness.curves import Curves, train_runs
-from experiments.harness.entry import entry
-from experiments.harness.errors import BadConfig
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.show.capacity import present
-from experiments.show.content import Section
+from experiments.report.capacity import present
+from experiments.report.content import Section
+from experiments.runner.config import Counts
+from experiments.runner.curves import Curves, train_runs
+from experiments.runner.entry import command
+from experiments.runner.errors import BadConfig
+from experiments.runner.launch import Experiment
+from experiments.runner.progress import Display
+from experiments.runner.recording import Recording
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(pendulum.Config):
+    hidden_sizes: Counts
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train and test every network at every width; each of them is a unit of its own."""
     if config.vary:
         raise BadConfig("capacity varies hidden_sizes alone; vary is for experiments.pendulum")
-    if not config.hidden_sizes or min(config.hidden_sizes) < 1:
+    if not config.hidden_sizes:
         raise BadConfig(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
     curves: dict[str, dict[int, Curves]] = {name: {} for name in config.networks}
     for width in sorted(set(config.hidden_sizes)):
@@ -42,10 +44,7 @@ def at_width(config: DictConfig, width: int) -> DictConfig:
     return sized
 
 
-@entry("capacity")
-def main(config: DictConfig) -> Experiments:
-    return {"capacity": (run, config)}
-
+main = command("capacity", capacity=Experiment(run, Config))
 
 if __name__ == "__main__":
     main()

@@ -1,25 +1,20 @@
 """Figure 6 under other readings of what the paper leaves open: does the order of errors change?"""
 
-import sys
-from pathlib import Path
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import pendulum
-from experiments.harness.curves import Curves, train_runs
-from experiments.harness.entry import entry
-from experiments.harness.errors import BadConfig
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.show.choices import present
-from experiments.show.content import Section
+from experiments.report.choices import present
+from experiments.report.content import Section
+from experiments.runner.config import check
+from experiments.runner.curves import Curves, train_runs
+from experiments.runner.entry import command
+from experiments.runner.errors import BadConfig
+from experiments.runner.launch import Experiment
+from experiments.runner.progress import Display
+from experiments.runner.recording import Recording
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
@@ -27,7 +22,8 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     if config.vary:
         raise BadConfig("choices compares readings alone; vary is for experiments.pendulum")
     read = {name: reading(config, changes or {}) for name, changes in config.readings.items()}
-    for changed in read.values():
+    for name, changed in read.items():
+        check(changed, pendulum.Config, name=f"readings.{name}")
         pendulum.require_test_samples(changed)
     curves: dict[str, dict[str, Curves]] = {}
     for name, changed in read.items():
@@ -55,10 +51,7 @@ def reading(config: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-@entry("choices")
-def main(config: DictConfig) -> Experiments:
-    return {"choices": (run, config)}
-
+main = command("choices", choices=Experiment(run, pendulum.Config))
 
 if __name__ == "__main__":
     main()

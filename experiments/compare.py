@@ -9,15 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.harness import finished
-from experiments.harness.finished import Result
-from experiments.show import comparison
+from experiments.report import comparison, finished
+from experiments.report.finished import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,13 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 
-from experiments.harness import finished
-from experiments.show.statistics import mean_over_runs
+from experiments.report import finished
+from experiments.report.statistics import mean_over_runs
 
 LARGEST = 400_000  # bytes of an SVG; beyond, the PNG is the smaller one
 COPIED = ("summary.csv", "claims.csv", "config.yaml")

@@ -3,14 +3,10 @@
 Y = f(W Y + Q X + T),    dY/dW = f' Y / (1 - f' W)
 """
 
-import sys
+import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +15,37 @@ from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training
-from experiments.harness.entry import entry
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.show.content import Section
-from experiments.show.scalar_neuron import present
+from experiments.report.content import Section
+from experiments.report.scalar_neuron import present
+from experiments.runner.config import Count, Flag, Number, Numbers, Positive
+from experiments.runner.entry import command
+from experiments.runner.launch import Experiment
+from experiments.runner.making import make
+from experiments.runner.progress import Display
+from experiments.runner.recording import Recording
+from experiments.runner.training import require_equilibria
 
 UNIQUE_BELOW = 4.0  # f' <= 1/4: f(W Y + b) - Y falls with Y, so there is one equilibrium
 NEAR_FOLD = 0.05  # of 1 - f' W, which is 0 where a stable and an unstable equilibrium meet
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    low: Number
+    high: Number
+    count: Count
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    x64: Flag
+    feedforward: Number
+    bias: Number
+    weights: Grid
+    inputs: Grid
+    difference: Positive
+    shown_inputs: Numbers
+    shown_weights: Numbers
 
 
 class Point(NamedTuple):
@@ -44,8 +61,8 @@ class Point(NamedTuple):
 
 def make_sweep(config: DictConfig) -> Callable[[Array, Array], Point]:
     """Build `point(W, X)`, pure: `vmap` it over a grid."""
-    solver = training.make(config.solver)
-    gradient = training.make(config.gradient)
+    solver = make(config.solver)
+    gradient = make(config.gradient)
     Q, T, h = config.feedforward, config.bias, config.difference
 
     def neuron(W: Array) -> irnn.Network:
@@ -86,10 +103,10 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     over_grid = jax.vmap(jax.vmap(make_sweep(config), in_axes=(None, 0)), in_axes=(0, None))
     sweep = jax.jit(over_grid).lower(W, X).compile()
     compiled = time.perf_counter()
-    task.start()
+    task.start(compiled=compiled - start)
     points: Point = jax.tree.map(np.asarray, sweep(W, X))
     recording.timing("grid", compiling=compiled - start, running=time.perf_counter() - compiled)
-    training.require_equilibria("scalar neuron", points.converged)
+    require_equilibria("scalar neuron", points.converged)
     rows = compare(W, points)
     task.update(
         1, difference=rows[0]["formula_minus_numerical"], converged=float(points.converged.mean())
@@ -129,10 +146,8 @@ def largest(values: np.ndarray, where: np.ndarray) -> float:
     return float(np.max(np.abs(values), where=where, initial=0))
 
 
-@entry("scalar_neuron")
-def main(config: DictConfig) -> Experiments:
-    return {"scalar_neuron": (run, config)}
-
+EXPERIMENT = Experiment(run, Config)
+main = command("scalar_neuron", scalar_neuron=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -4,32 +4,47 @@ With the exact gradient Y1 alone is trained, and Y2 becomes what Y1 needs; with 
 Y2 is trained on a sub-problem; the feed-forward twin has no way to do it.
 """
 
+import dataclasses
 import math
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training, vary
-from experiments.harness.entry import entry
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.harness.training import Train
-from experiments.harness.vary import Numbers
-from experiments.show import sweep
-from experiments.show.content import Section
-from experiments.show.sweep import Outcome
-from experiments.show.xor import present
-from irnn_jax.network import NetworkLike
+from experiments.report import sweep
+from experiments.report.content import Section
+from experiments.report.sweep import Outcome
+from experiments.report.xor import present
+from experiments.runner import config as schema
+from experiments.runner import training, vary
+from experiments.runner.config import Count, Outputs, Positive
+from experiments.runner.entry import command
+from experiments.runner.history import stack
+from experiments.runner.launch import Experiment
+from experiments.runner.making import make
+from experiments.runner.networks import NetworkLike
+from experiments.runner.program import Train
+from experiments.runner.progress import Display
+from experiments.runner.recording import Recording
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(schema.Network):
+    trained: Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(schema.Training):
+    num_seeds: Count
+    num_steps: Count
+    report_every: Count
+    compare_at: Count
+    solved_below: Positive
+    networks: Mapping[str, Network]
 
 
 class Answers(NamedTuple):
@@ -50,12 +65,9 @@ class Answers(NamedTuple):
 
 def make_train(config: DictConfig, network: DictConfig) -> Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    x, target = training.make(config.data)
+    x, target = make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
-
-    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
-        return trainer.start(training.draw(config, network, key, sizes), numbers)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
@@ -71,13 +83,15 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    trainer = vary.trainer(config, network, loss)
-    return Train(init=init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate)
+    trainer = vary.trainer(config, network, loss, sizes)
+    return Train(
+        init=trainer.init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate
+    )
 
 
 def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     """Train every network of the configuration from every seed."""
-    _, target = training.make(config.data)
+    _, target = make(config.data)
     # A common divisor, so that one compiled program takes all the steps.
     stride = math.gcd(config.num_steps, config.report_every)
     answers = {
@@ -139,13 +153,11 @@ def train_seeds(
             **({"error": error_of(look, config.networks[name])} if last else {}),
         )
         looks.append(look)
-    return training.stack(looks)
+    return stack(looks)
 
 
-@entry("xor")
-def main(config: DictConfig) -> Experiments:
-    return {"xor": (run, config)}
-
+EXPERIMENT = Experiment(run, Config)
+main = command("xor", xor=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments import pendulum, xor
-from experiments.harness import vary
-from experiments.harness.errors import Stopped
+from experiments.runner import vary
+from experiments.runner.errors import Stopped
 from tests.experiments.conftest import QUIET
 
 BAD = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compare, export
-from experiments.harness import finished
+from experiments.report import finished
 from tests.experiments.test_reproduce import rows
 
 

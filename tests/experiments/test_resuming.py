@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import xor
-from experiments.harness import training
-from experiments.harness.errors import BadConfig
-from experiments.harness.recording import Recording
+from experiments.runner import training
+from experiments.runner.errors import BadConfig
+from experiments.runner.recording import Recording
 from tests.experiments.conftest import run_main
 
 SMALL = ("num_seeds=2", "num_steps=40", "~networks.exact", "~networks.semi")
@@ -57,7 +57,7 @@ def test_the_status_is_of_all_attempts(tmp_path):
     first = json.loads((tmp_path / "metadata.json").read_text())
     record(tmp_path)
     second = json.loads((tmp_path / "metadata.json").read_text())
-    assert (first["status"], second["status"]) == ("FAILED", "DONE")
+    assert (first["status"], second["status"]) == ("INTERRUPTED", "DONE")
     assert second["started"] == first["started"]
     assert len(second["resumed"]) == 1
     assert second["wall_seconds"] >= first["wall_seconds"]
@@ -68,7 +68,7 @@ def test_another_configuration_is_refused_and_the_keys_are_named(tmp_path):
     words = "another configuration (a.b: 1, now 2; a.d: not there, now 3)"
     with pytest.raises(BadConfig, match=re.escape(words)):
         record(tmp_path, a={"b": 2, "c": [1, 2], "d": 3})
-    assert json.loads((tmp_path / "metadata.json").read_text())["status"] == "FAILED"
+    assert json.loads((tmp_path / "metadata.json").read_text())["status"] == "INTERRUPTED"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -91,7 +91,7 @@ def interrupted(folder, monkeypatch):
         patch.setattr(xor, "present", stop)
         with pytest.raises(KeyboardInterrupt):
             run_main(xor.main, folder, *SMALL)
-    assert json.loads((folder / "metadata.json").read_text())["status"] == "FAILED"
+    assert json.loads((folder / "metadata.json").read_text())["status"] == "INTERRUPTED"
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -116,7 +116,7 @@ def test_resume_finds_the_newest_unfinished_run(tmp_path, monkeypatch, capsys):
     record(tmp_path / "runs" / "xor" / "another", error=KeyboardInterrupt())
     monkeypatch.chdir(tmp_path)
     # As on the command line, where the default folder is named after the time.
-    monkeypatch.setattr("experiments.harness.launch.is_fixed", lambda: False)
+    monkeypatch.setattr("experiments.runner.launch.is_fixed", lambda: False)
     run_main(xor.main, folder.parent / "new", *SMALL, "resume=true")
     assert f"Goes on in {folder}" in capsys.readouterr().err
     assert json.loads((folder / "metadata.json").read_text())["status"] == "DONE"
