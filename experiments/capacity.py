@@ -4,36 +4,31 @@ import dataclasses
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import pendulum
+from experiments import pendulum, runner
 from experiments.report.capacity import present
 from experiments.report.content import Section
-from experiments.runner.config import Counts
-from experiments.runner.curves import Curves, train_runs
-from experiments.runner.entry import command
-from experiments.runner.errors import BadConfig
-from experiments.runner.launch import Experiment
-from experiments.runner.progress import Display
-from experiments.runner.recording import Recording
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(pendulum.Config):
-    hidden_sizes: Counts
+    hidden_sizes: runner.Counts
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Train and test every network at every width; each of them is a unit of its own."""
     if config.vary:
-        raise BadConfig("capacity varies hidden_sizes alone; vary is for experiments.pendulum")
+        raise runner.BadConfig(
+            "capacity varies hidden_sizes alone; vary is for experiments.pendulum"
+        )
     if not config.hidden_sizes:
-        raise BadConfig(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
-    curves: dict[str, dict[int, Curves]] = {name: {} for name in config.networks}
+        raise runner.BadConfig(f"hidden_sizes must be positive numbers, got {config.hidden_sizes}")
+    curves: dict[str, dict[int, runner.Curves]] = {name: {} for name in config.networks}
     for width in sorted(set(config.hidden_sizes)):
         sized = at_width(config, width)
         pendulum.require_test_samples(sized)
         for name, network in config.networks.items():
             train = pendulum.make_train(sized, network)
-            curves[name][width] = train_runs(train, sized, f"{name}-{width}", recording, display)
+            curves[name][width] = runner.train_runs(train, sized, f"{name}-{width}", recording)
     return present(curves, config=config, folder=recording.folder)
 
 
@@ -44,7 +39,7 @@ def at_width(config: DictConfig, width: int) -> DictConfig:
     return sized
 
 
-main = command("capacity", capacity=Experiment(run, Config))
+main = runner.command("capacity", capacity=runner.Experiment(run, Config))
 
 if __name__ == "__main__":
     main()

@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done, others = finished.find(options.folders)
     for folder, status in others.items():
         errors.print(f"left out: {folder} is {status}")
-    found = collect(done, options.metric)
+    try:
+        found = collect(done, options.metric)
+    except finished.Damaged as error:
+        errors.print(str(error))
+        return 2
     if not found:
         metric = options.metric or " or ".join(finished.METRICS)
         errors.print(f"no finished run with a {metric} for each run in {_join(options.folders)}")

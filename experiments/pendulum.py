@@ -15,32 +15,21 @@ from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
+from experiments import runner
 from experiments.report import sweep
 from experiments.report.content import Section
 from experiments.report.pendulum import present
 from experiments.report.sweep import Outcome
-from experiments.runner import vary
-from experiments.runner.config import Count, Epochs, MaybeCount, Range
-from experiments.runner.curves import train_runs
-from experiments.runner.entry import command
-from experiments.runner.errors import BadConfig
-from experiments.runner.evaluation import evaluate_in_chunks
-from experiments.runner.launch import Experiment
-from experiments.runner.making import make
-from experiments.runner.networks import NetworkLike
-from experiments.runner.program import Train
-from experiments.runner.progress import Display
-from experiments.runner.recording import Recording
 from irnn_jax.data import OscillatorData
 
 Samples = tuple[Array, Array]  # (samples, times), (samples, 2)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Epochs):
-    num_test: Count
-    final_num_test: MaybeCount
-    output_range: Range
+class Config(runner.Epochs):
+    num_test: runner.Count
+    final_num_test: runner.MaybeCount
+    output_range: runner.Range
 
 
 class Test(NamedTuple):
@@ -67,11 +56,11 @@ def make_test(
         return jax.lax.map(some, jnp.arange(num_test), batch_size=config.test_chunk)
 
     def evaluate(
-        net: NetworkLike, test: Samples | None = None, num_test: int = config.num_test
+        net: runner.NetworkLike, test: Samples | None = None, num_test: int = config.num_test
     ) -> Test:
         inputs, targets = samples(num_test) if test is None else test
         net = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), net)
-        found = evaluate_in_chunks(
+        found = runner.evaluate_in_chunks(
             net,
             (inputs, targets),
             loss,
@@ -84,9 +73,9 @@ def make_test(
     return samples, evaluate
 
 
-def make_train(config: DictConfig, network: DictConfig) -> Train:
+def make_train(config: DictConfig, network: DictConfig) -> runner.Train:
     """Build one network's training, pure: `jit` it, `vmap` it over runs."""
-    data = make(config.data)
+    data = runner.make(config.data)
     low, high = config.output_range
     sizes = (data.num_times, *config.model.hidden, 2)
 
@@ -99,12 +88,12 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
         # In units of the parameters' ranges, whatever outputs stand for their ends.
         return irnn.squared_error((output - low) / (high - low), target)
 
-    trainer = vary.trainer(config, network, loss, sizes)
+    trainer = runner.vary.trainer(config, network, loss, sizes)
     samples, evaluate = make_test(config, data, loss, trainer.solver)
     final = None
     if config.final_num_test is not None:
         final = functools.partial(evaluate, num_test=config.final_num_test)
-    return Train(
+    return runner.Train(
         init=trainer.init,
         step=trainer.step,
         sample=sample,
@@ -114,11 +103,11 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
     )
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Train and test every network of the configuration."""
     require_test_samples(config)
     curves = {
-        name: train_runs(make_train(config, network), config, name, recording, display)
+        name: runner.train_runs(make_train(config, network), config, name, recording)
         for name, network in config.networks.items()
     }
     if config.vary:
@@ -134,14 +123,16 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
 
 def require_test_samples(config: DictConfig) -> None:
     """Raise a ValueError if there are fewer test samples than asked for."""
-    available = make(config.data).num_test
+    available = runner.make(config.data).num_test
     for key in ("num_test", "final_num_test"):
         if (config[key] or 0) > available:
-            raise BadConfig(f"{key}={config[key]}, but the data hold {available} test samples")
+            raise runner.BadConfig(
+                f"{key}={config[key]}, but the data hold {available} test samples"
+            )
 
 
-EXPERIMENT = Experiment(run, Config)
-main = command("pendulum", pendulum=EXPERIMENT)
+EXPERIMENT = runner.Experiment(run, Config)
+main = runner.command("pendulum", pendulum=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,8 @@
 """The paper's experiments, one after the other, in one folder with one report."""
 
-from experiments import pendulum, scalar_neuron, xor
-from experiments.runner.entry import command
+from experiments import pendulum, runner, scalar_neuron, xor
 
-main = command(
+main = runner.command(
     "reproduce",
     scalar_neuron=scalar_neuron.EXPERIMENT,
     xor=xor.EXPERIMENT,

@@ -15,15 +15,9 @@ from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
+from experiments import runner
 from experiments.report.content import Section
 from experiments.report.scalar_neuron import present
-from experiments.runner.config import Count, Flag, Number, Numbers, Positive
-from experiments.runner.entry import command
-from experiments.runner.launch import Experiment
-from experiments.runner.making import make
-from experiments.runner.progress import Display
-from experiments.runner.recording import Recording
-from experiments.runner.training import require_equilibria
 
 UNIQUE_BELOW = 4.0  # f' <= 1/4: f(W Y + b) - Y falls with Y, so there is one equilibrium
 NEAR_FOLD = 0.05  # of 1 - f' W, which is 0 where a stable and an unstable equilibrium meet
@@ -31,21 +25,21 @@ NEAR_FOLD = 0.05  # of 1 - f' W, which is 0 where a stable and an unstable equil
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    low: Number
-    high: Number
-    count: Count
+    low: runner.Number
+    high: runner.Number
+    count: runner.Count
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    x64: Flag
-    feedforward: Number
-    bias: Number
+    x64: runner.Flag
+    feedforward: runner.Number
+    bias: runner.Number
     weights: Grid
     inputs: Grid
-    difference: Positive
-    shown_inputs: Numbers
-    shown_weights: Numbers
+    difference: runner.Positive
+    shown_inputs: runner.Numbers
+    shown_weights: runner.Numbers
 
 
 class Point(NamedTuple):
@@ -61,8 +55,8 @@ class Point(NamedTuple):
 
 def make_sweep(config: DictConfig) -> Callable[[Array, Array], Point]:
     """Build `point(W, X)`, pure: `vmap` it over a grid."""
-    solver = make(config.solver)
-    gradient = make(config.gradient)
+    solver = runner.make(config.solver)
+    gradient = runner.make(config.gradient)
     Q, T, h = config.feedforward, config.bias, config.difference
 
     def neuron(W: Array) -> irnn.Network:
@@ -94,10 +88,12 @@ def make_sweep(config: DictConfig) -> Callable[[Array, Array], Point]:
     return point
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Sweep the grid in one compiled program."""
     W, X = (np.linspace(g.low, g.high, g.count) for g in (config.weights, config.inputs))
-    task = display.task("scalar neuron", total=1, unit="grid", size=W.size * X.size, of="points")
+    task = recording.display.task(
+        "scalar neuron", total=1, unit="grid", size=W.size * X.size, of="points"
+    )
     task.compiling()
     start = time.perf_counter()
     over_grid = jax.vmap(jax.vmap(make_sweep(config), in_axes=(None, 0)), in_axes=(0, None))
@@ -106,7 +102,7 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     task.start(compiled=compiled - start)
     points: Point = jax.tree.map(np.asarray, sweep(W, X))
     recording.timing("grid", compiling=compiled - start, running=time.perf_counter() - compiled)
-    require_equilibria("scalar neuron", points.converged)
+    runner.training.require_equilibria("scalar neuron", points.converged)
     rows = compare(W, points)
     task.update(
         1, difference=rows[0]["formula_minus_numerical"], converged=float(points.converged.mean())
@@ -146,8 +142,8 @@ def largest(values: np.ndarray, where: np.ndarray) -> float:
     return float(np.max(np.abs(values), where=where, initial=0))
 
 
-EXPERIMENT = Experiment(run, Config)
-main = command("scalar_neuron", scalar_neuron=EXPERIMENT)
+EXPERIMENT = runner.Experiment(run, Config)
+main = runner.command("scalar_neuron", scalar_neuron=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -15,22 +15,11 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig
 
+from experiments import runner
 from experiments.report import sweep
 from experiments.report.content import Section
 from experiments.report.study import present
 from experiments.report.sweep import Outcome
-from experiments.runner import vary
-from experiments.runner.config import Epochs
-from experiments.runner.curves import train_runs
-from experiments.runner.entry import command
-from experiments.runner.errors import BadConfig
-from experiments.runner.evaluation import evaluate_in_chunks
-from experiments.runner.launch import Experiment
-from experiments.runner.making import make
-from experiments.runner.networks import NetworkLike
-from experiments.runner.program import Train
-from experiments.runner.progress import Display
-from experiments.runner.recording import Recording
 
 
 class Data(NamedTuple):
@@ -53,13 +42,13 @@ class Test(NamedTuple):
 def load(config: DictConfig) -> Data:
     """The data set that the configuration names, checked."""
     if config.get("data") is None:
-        raise BadConfig(
+        raise runner.BadConfig(
             "a study needs data: data=digits, or data._target_ naming a function that returns "
             "(train x, train y, test x, test y)"
         )
-    arrays = [np.asarray(array) for array in make(config.data)]
+    arrays = [np.asarray(array) for array in runner.make(config.data)]
     if len(arrays) != 4:
-        raise BadConfig(
+        raise runner.BadConfig(
             f"{config.data._target_} must return (train x, train y, test x, test y), "
             f"but returned {len(arrays)} arrays"
         )
@@ -70,25 +59,25 @@ def load(config: DictConfig) -> Data:
         train_y, test_y = (np.eye(count)[y[:, 0]] for y in (train_y, test_y))
     for kind, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         if len(x) != len(y) or not len(x):
-            raise BadConfig(f"{len(x)} {kind} inputs, but {len(y)} {kind} targets")
+            raise runner.BadConfig(f"{len(x)} {kind} inputs, but {len(y)} {kind} targets")
     if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise BadConfig(f"train and test samples differ in shape: {shapes}")
+        raise runner.BadConfig(f"train and test samples differ in shape: {shapes}")
     if not classes and not (train_y.min() >= 0 and train_y.max() <= 1):
-        raise BadConfig(
+        raise runner.BadConfig(
             f"targets must lie in [0, 1], where a sigmoid can go; these reach from "
             f"{train_y.min():g} to {train_y.max():g}"
         )
     return Data(train=(train_x, train_y), test=(test_x, test_y), classes=classes)
 
 
-def make_train(config: DictConfig, network: DictConfig, data: Data) -> Train:
+def make_train(config: DictConfig, network: DictConfig, data: Data) -> runner.Train:
     """Build one network's training, pure: `jit` it, `vmap` it over runs."""
-    loss = make(config.loss)
+    loss = runner.make(config.loss)
     # Floats of the default width, which x64 sets.
     x, target = (jnp.asarray(array, float) for array in data.train)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
-    trainer = vary.trainer(config, network, loss, sizes)
+    trainer = runner.vary.trainer(config, network, loss, sizes)
 
     def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
         index = jax.random.randint(key, (config.batch_size,), 0, len(x), dtype=jnp.int32)
@@ -97,9 +86,9 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> Train:
     def measure(output: Array, target: Array) -> tuple[Array, Array]:
         return loss(output, target), jnp.argmax(output) == jnp.argmax(target)
 
-    def evaluate(net: NetworkLike) -> Test:
+    def evaluate(net: runner.NetworkLike) -> Test:
         x, target = (jnp.asarray(array, float) for array in data.test)
-        found = evaluate_in_chunks(
+        found = runner.evaluate_in_chunks(
             net,
             (x, target),
             measure,
@@ -115,14 +104,14 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> Train:
             solver_steps=found.solver_steps,
         )
 
-    return Train(init=trainer.init, step=trainer.step, sample=sample, evaluate=evaluate)
+    return runner.Train(init=trainer.init, step=trainer.step, sample=sample, evaluate=evaluate)
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Train and test every network of the configuration."""
     data = load(config)
     curves = {
-        name: train_runs(make_train(config, network, data), config, name, recording, display)
+        name: runner.train_runs(make_train(config, network, data), config, name, recording)
         for name, network in config.networks.items()
     }
     if config.vary:
@@ -137,7 +126,7 @@ def run(config: DictConfig, recording: Recording, display: Display) -> Section:
     return present(curves, shapes, config=config, folder=recording.folder)
 
 
-main = command("study", study=Experiment(run, Epochs))
+main = runner.command("study", study=runner.Experiment(run, runner.Epochs))
 
 if __name__ == "__main__":
     main()

@@ -15,35 +15,25 @@ from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
+from experiments import runner
 from experiments.report import sweep
 from experiments.report.content import Section
 from experiments.report.sweep import Outcome
 from experiments.report.xor import present
-from experiments.runner import config as schema
-from experiments.runner import training, vary
-from experiments.runner.config import Count, Outputs, Positive
-from experiments.runner.entry import command
-from experiments.runner.history import stack
-from experiments.runner.launch import Experiment
-from experiments.runner.making import make
-from experiments.runner.networks import NetworkLike
-from experiments.runner.program import Train
-from experiments.runner.progress import Display
-from experiments.runner.recording import Recording
 
 
 @dataclasses.dataclass(frozen=True)
-class Network(schema.Network):
-    trained: Outputs
+class Network(runner.Network):
+    trained: runner.Outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(schema.Training):
-    num_seeds: Count
-    num_steps: Count
-    report_every: Count
-    compare_at: Count
-    solved_below: Positive
+class Config(runner.Training):
+    num_seeds: runner.Count
+    num_steps: runner.Count
+    report_every: runner.Count
+    compare_at: runner.Count
+    solved_below: runner.Positive
     networks: Mapping[str, Network]
 
 
@@ -63,16 +53,16 @@ class Answers(NamedTuple):
     solver_steps: Any
 
 
-def make_train(config: DictConfig, network: DictConfig) -> Train:
+def make_train(config: DictConfig, network: DictConfig) -> runner.Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    x, target = make(config.data)
+    x, target = runner.make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
 
-    def evaluate(net: NetworkLike) -> Answers:
+    def evaluate(net: runner.NetworkLike) -> Answers:
         result = irnn.equilibrium(net, x, solver=trainer.solver)
         output, used = result.activities[-1], result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)
@@ -83,20 +73,18 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    trainer = vary.trainer(config, network, loss, sizes)
-    return Train(
+    trainer = runner.vary.trainer(config, network, loss, sizes)
+    return runner.Train(
         init=trainer.init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate
     )
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Train every network of the configuration from every seed."""
-    _, target = make(config.data)
+    _, target = runner.make(config.data)
     # A common divisor, so that one compiled program takes all the steps.
     stride = math.gcd(config.num_steps, config.report_every)
-    answers = {
-        name: train_seeds(config, name, stride, recording, display) for name in config.networks
-    }
+    answers = {name: train_seeds(config, name, stride, recording) for name in config.networks}
     if config.vary:
         return sweep.present(
             {name: outcome(a, config.networks[name]) for name, a in answers.items()},
@@ -119,15 +107,15 @@ def error_of(look: Answers, network: DictConfig) -> np.ndarray:
     return look.error[:, list(network.trained)].mean(axis=-1)
 
 
-def train_seeds(
-    config: DictConfig, name: str, stride: int, recording: Recording, display: Display
-) -> Answers:
+def train_seeds(config: DictConfig, name: str, stride: int, recording: runner.Recording) -> Answers:
     """One network, all seeds side by side; looked at every `stride` steps."""
     num_looks = config.num_steps // stride
-    keys, numbers = vary.lanes(config, config.num_seeds)
-    task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
+    keys, numbers = runner.vary.lanes(config, config.num_seeds)
+    task = recording.display.task(
+        f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps"
+    )
     looks: list[Answers] = []
-    for epoch in training.run(
+    for epoch in runner.training.run(
         make_train(config, config.networks[name])._replace(numbers=numbers),
         keys,
         name=name,
@@ -139,7 +127,7 @@ def train_seeds(
         task=task,
     ):
         look = epoch.evaluation
-        training.require_equilibria(f"xor {name}", look.converged)
+        runner.training.require_equilibria(f"xor {name}", look.converged)
         last = epoch.number == num_looks
         low, median, high = np.nanquantile(look.error, (0.25, 0.5, 0.75), axis=0)
         recording.row(
@@ -153,11 +141,11 @@ def train_seeds(
             **({"error": error_of(look, config.networks[name])} if last else {}),
         )
         looks.append(look)
-    return stack(looks)
+    return runner.stack(looks)
 
 
-EXPERIMENT = Experiment(run, Config)
-main = command("xor", xor=EXPERIMENT)
+EXPERIMENT = runner.Experiment(run, Config)
+main = runner.command("xor", xor=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 from omegaconf import DictConfig
 
-from experiments.report import figures, significance
+from experiments.report import figures, networks, significance
 from experiments.report.content import Claim, Figure, Section, Table, Verdict, all_of
 from experiments.report.pendulum import choices
 from experiments.report.statistics import interval, is_less, mean_over_runs, percent, range_of
 
+PAIRS = (("exact", "feedforward"), ("semi", "feedforward"), ("exact", "semi"))
 SMALL = 3  # widths: the paper's "small number of hidden neurons" is the smallest three of ours
 
 Errors = Mapping[str, np.ndarray]  # (widths, runs) of each network
@@ -37,8 +38,8 @@ def present(
         question=f"The damped oscillator of figure 6, {config.num_runs} runs of "
         f"{config.num_epochs} epochs at each of {len(widths)} widths: what does width buy?",
         claims=[
-            *_width_claims(widths, errors),
-            *_parameter_claims(widths, parameters, errors),
+            *_better_claims(widths, errors),
+            *_better_claims(widths, errors, parameters),
             *_gap_claims(widths, errors),
         ],
         figures=[
@@ -48,14 +49,32 @@ def present(
                 f"{config.num_runs} runs; shaded, the standard deviation of the mean.",
             )
         ],
-        tables=[_errors(widths, parameters, errors, curves, samples), *_tests(widths, errors)],
+        tables=[
+            _errors(widths, parameters, errors, curves, samples),
+            *_tests(widths, errors),
+        ],
         choices=[
             *choices(config),
             f"Final test errors over {samples:,} test samples.",
             "At equal parameters: the feed-forward curve between two of its widths is a straight "
             "line in the logarithms of parameters and error, run by run.",
         ],
-        summary=_summary(curves, config),
+        summary=[
+            networks.summary(
+                {
+                    "network": name,
+                    "hidden": width,
+                    "parameters": c.num_parameters,
+                    "runs": config.num_runs,
+                    "epochs": config.num_epochs,
+                },
+                c,
+                {"test_error": c.test.error[-1]},
+                without=("train_solver_steps", "adjoint_converged"),
+            )
+            for name, of in curves.items()
+            for width, c in of.items()
+        ],
     )
 
 
@@ -70,55 +89,27 @@ def at_parameters(wanted: np.ndarray, parameters: np.ndarray, errors: np.ndarray
     return np.where(inside[:, None], np.stack(columns, axis=1), np.nan)
 
 
-def _width_claims(widths: np.ndarray, errors: Errors) -> list[Claim]:
-    if "feedforward" not in errors:
-        return []
-    claims = []
-    for name in ("exact", "semi"):
-        if name in errors:
-            ratios = np.nanmean(errors[name], axis=1) / np.nanmean(errors["feedforward"], axis=1)
-            claims.append(
-                _everywhere(
-                    f'{figures.look(name).label} is better, "much better", than the '
-                    "feed-forward network of the same width (fig. 7a)",
-                    [f"{width}" for width in widths],
-                    [is_less(*pair)[0] for pair in _rows(errors[name], errors["feedforward"])],
-                    "its error is "
-                    + ", ".join(
-                        f"{ratio:.2f} times at {width}"
-                        for width, ratio in zip(widths, ratios, strict=True)
-                    ),
-                )
-            )
-    return claims
-
-
-def _parameter_claims(
-    widths: np.ndarray, parameters: Mapping[str, np.ndarray], errors: Errors
+def _better_claims(
+    widths: np.ndarray, errors: Errors, parameters: Mapping[str, np.ndarray] | None = None
 ) -> list[Claim]:
-    if "feedforward" not in errors:
-        return []
+    """Better than the feed-forward network of the same width, or of as many parameters."""
     claims = []
-    for name in ("exact", "semi"):
-        if name not in errors:
-            continue
-        twin = at_parameters(parameters[name], parameters["feedforward"], errors["feedforward"])
-        known = np.isfinite(twin).any(axis=1)
-        if known.any():
-            ratio = np.nanmean(errors[name][known], axis=1) / np.nanmean(twin[known], axis=1)
-            claims.append(
-                _everywhere(
-                    f"{figures.look(name).label} is better than a feed-forward network of as many "
-                    "parameters (fig. 7b)",
-                    [f"{count}" for count in parameters[name][known]],
-                    [is_less(*pair)[0] for pair in _rows(errors[name][known], twin[known])],
-                    "its error is "
-                    + ", ".join(
-                        f"{r:.2f} times at {count}"
-                        for r, count in zip(ratio, parameters[name][known], strict=True)
-                    ),
-                )
+    for a, b in networks.pairs_of(errors, PAIRS[:2]):
+        if parameters is None:
+            places, twin = widths, errors[b]
+            words = (
+                'better, "much better", than the feed-forward network of the same width (fig. 7a)'
             )
+        else:
+            places, twin = parameters[a], at_parameters(parameters[a], parameters[b], errors[b])
+            words = "better than a feed-forward network of as many parameters (fig. 7b)"
+        known = np.isfinite(twin).any(axis=1)
+        if not known.any():
+            continue
+        ratios = np.nanmean(errors[a][known], axis=1) / np.nanmean(twin[known], axis=1)
+        times = [f"{r:.2f} times at {at}" for r, at in zip(ratios, places[known], strict=True)]
+        verdicts = [is_less(*pair)[0] for pair in zip(errors[a][known], twin[known], strict=True)]
+        claims.append(_everywhere(f"{networks.label(a)} is {words}", verdicts, ", ".join(times)))
     return claims
 
 
@@ -144,24 +135,20 @@ def _gap_claims(widths: np.ndarray, errors: Errors) -> list[Claim]:
     ]
 
 
-def _everywhere(paper: str, places: list[str], verdicts: list[Verdict], found: str) -> Claim:
+def _everywhere(paper: str, verdicts: list[Verdict], times: str) -> Claim:
     """A claim about every place: partly if it holds at some."""
-    holds = [p for p, verdict in zip(places, verdicts, strict=True) if verdict is Verdict.HOLDS]
+    holds = verdicts.count(Verdict.HOLDS)
     verdict = Verdict.PARTLY
-    if len(holds) == len(places):
+    if holds == len(verdicts):
         verdict = Verdict.HOLDS
     elif not holds:
         verdict = Verdict.FAILS if Verdict.FAILS in verdicts else Verdict.UNDECIDED
     return Claim(
         paper=paper,
         verdict=verdict,
-        found=f"by 2 standard errors of the paired difference at {len(holds)} of {len(places)}; "
-        + found,
+        found=f"by 2 standard errors of the paired difference at {holds} of {len(verdicts)}; "
+        f"its error is {times}",
     )
-
-
-def _rows(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return list(zip(a, b, strict=True))
 
 
 def _errors(
@@ -174,7 +161,7 @@ def _errors(
     rows = [
         (
             str(width),
-            figures.look(name).label,
+            networks.label(name),
             str(parameters[name][i]),
             str(mean_over_runs(errors[name][i])),
             range_of(interval(errors[name][i])),
@@ -193,42 +180,12 @@ def _errors(
 
 
 def _tests(widths: np.ndarray, errors: Errors) -> list[Table]:
-    pairs = [("exact", "feedforward"), ("semi", "feedforward"), ("exact", "semi")]
     rows = [
-        (
-            f"{width}: {figures.look(a).label} − {figures.look(b).label}",
-            errors[a][i],
-            errors[b][i],
-        )
-        for a, b in pairs
-        if a in errors and b in errors
+        (f"{width}: {networks.label(a)} − {networks.label(b)}", errors[a][i], errors[b][i])
+        for a, b in networks.pairs_of(errors, PAIRS)
         for i, width in enumerate(widths)
     ]
     return [significance.paired("Differences at each width", rows)] if rows else []
-
-
-def _summary(curves: Mapping[str, Mapping[int, Any]], config: DictConfig) -> list[dict[str, Any]]:
-    rows = []
-    for name, of in curves.items():
-        for width, c in of.items():
-            mean = mean_over_runs(c.test.error[-1])
-            rows.append(
-                {
-                    "network": name,
-                    "hidden": width,
-                    "parameters": c.num_parameters,
-                    "runs": config.num_runs,
-                    "epochs": config.num_epochs,
-                    "test_error": mean.value,
-                    "test_error_of_mean": mean.error,
-                    "train_converged": c.training.converged.mean(),
-                    "test_converged": c.test.converged[-1].mean(),
-                    "test_converged_worst_run": c.test.converged[-1].min(),
-                    "test_solver_steps": c.test.solver_steps[-1].mean(),
-                    "rejected_steps": c.training.rejected.mean(),
-                }
-            )
-    return rows
 
 
 def _draw(

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.report import figures, significance
-from experiments.report.content import Claim, Figure, Section, Table, all_of
-from experiments.report.pendulum import PAIRS
-from experiments.report.statistics import is_less, mean_over_runs, percent
+from experiments.report import figures, networks
+from experiments.report.content import Claim, Figure, Section, Table
+from experiments.report.statistics import mean_over_runs, percent
 
 Readings = Mapping[str, Mapping[str, Any]]  # curves by reading and network
 
@@ -18,19 +17,32 @@ Readings = Mapping[str, Mapping[str, Any]]  # curves by reading and network
 def present(readings: Readings, *, config: DictConfig, folder: Path) -> Section:
     path = folder / "figures" / "choices"
     _draw(path, readings)
-    networks = list(next(iter(readings.values())))
-    pairs = [(a, b) for a, b in PAIRS if a in networks and b in networks]
+    last = {
+        _words(name): {network: _last(c) for network, c in curves.items()}
+        for name, curves in readings.items()
+    }
     return Section(
         title="Choices where the paper is silent",
         question=f"Figure 6 under other readings, {config.num_runs} runs of {config.num_epochs} "
         f"epochs, {config.num_test:,} test samples: does the order of the test errors change?",
-        claims=[_claim(name, curves, pairs) for name, curves in readings.items() if pairs],
+        claims=[
+            _claim(name, samples) for name, samples in last.items() if networks.pairs_of(samples)
+        ],
         figures=[
             Figure(path, "Test error: mean over the runs with its standard deviation, and each run")
         ],
-        tables=[_errors(readings), *([_differences(readings, pairs)] if pairs else [])],
+        tables=[_errors(readings), *networks.differences("Differences, run by run", last)],
         choices=[],
-        summary=_summary(readings),
+        summary=[
+            networks.summary(
+                {"reading": name, "network": network, "parameters": c.num_parameters},
+                c,
+                {"test_error": _last(c)},
+                without=("train_solver_steps", "test_solver_steps", "adjoint_converged"),
+            )
+            for name, curves in readings.items()
+            for network, c in curves.items()
+        ],
     )
 
 
@@ -42,18 +54,9 @@ def _last(curves: Any) -> np.ndarray:
     return curves.test.error[-1]
 
 
-def _claim(name: str, curves: Mapping[str, Any], pairs: list[tuple[str, str]]) -> Claim:
-    neighbours = pairs if len(pairs) == 1 else pairs[:2]
-    verdicts, found = [], []
-    for a, b in neighbours:
-        verdict, difference = is_less(_last(curves[a]), _last(curves[b]))
-        verdicts.append(verdict)
-        found.append(f"{figures.look(a).label} − {figures.look(b).label} = {difference}")
-    networks = (neighbours[0][0], *(b for _, b in neighbours))
-    order = " < ".join(figures.look(network).label for network in networks)
-    return Claim(
-        paper=f"{order} ({_words(name)})", verdict=all_of(verdicts), found="; ".join(found)
-    )
+def _claim(name: str, samples: networks.Samples) -> Claim:
+    names, verdict, found = networks.order(samples)
+    return Claim(paper=f"{names} ({name})", verdict=verdict, found=found)
 
 
 def _errors(readings: Readings) -> Table:
@@ -65,47 +68,13 @@ def _errors(readings: Readings) -> Table:
         rows.append(
             (_words(name), *map(str, errors.values()), " < ".join(order), percent(converged))
         )
-    labels = (figures.look(network).label for network in next(iter(readings.values())))
+    labels = (networks.label(network) for network in next(iter(readings.values())))
     return Table(
         title="Test errors",
         columns=("reading", *labels, "order of the means", "converged,\nworst network"),
         rows=rows,
         note="Mean ± standard deviation of the mean; samples without an equilibrium are left out.",
     )
-
-
-def _differences(readings: Readings, pairs: list[tuple[str, str]]) -> Table:
-    rows = [
-        (
-            f"{_words(name)}: {figures.look(a).label} − {figures.look(b).label}",
-            _last(curves[a]),
-            _last(curves[b]),
-        )
-        for name, curves in readings.items()
-        for a, b in pairs
-    ]
-    return significance.paired("Differences, run by run", rows)
-
-
-def _summary(readings: Readings) -> list[dict[str, Any]]:
-    rows = []
-    for name, curves in readings.items():
-        for network, c in curves.items():
-            mean = mean_over_runs(_last(c))
-            rows.append(
-                {
-                    "reading": name,
-                    "network": network,
-                    "parameters": c.num_parameters,
-                    "test_error": mean.value,
-                    "test_error_of_mean": mean.error,
-                    "train_converged": c.training.converged.mean(),
-                    "test_converged": c.test.converged[-1].mean(),
-                    "test_converged_worst_run": c.test.converged[-1].min(),
-                    "rejected_steps": c.training.rejected.mean(),
-                }
-            )
-    return rows
 
 
 def _draw(path: Path, readings: Readings) -> None:

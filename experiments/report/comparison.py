@@ -1,6 +1,5 @@
 """Several runs side by side: markdown, CSV and a figure."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from experiments.report import figures, significance
 from experiments.report.content import Table
+from experiments.report.csv_text import csv_text
 from experiments.report.finished import Result
 from experiments.report.statistics import interval, mean_over_runs, percent, range_of
 
@@ -24,11 +24,8 @@ def write(results: Sequence[Result], folder: Path) -> str:
         markdown(table) for table in (_table(results, varied), *_tests(results, varied))
     )
     (folder / "comparison.md").write_text(text)
-    with (folder / "comparison.csv").open("w", newline="") as file:
-        rows = [_row(result, varied) for result in results]
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [_row(result, varied) for result in results]
+    (folder / "comparison.csv").write_text(csv_text(rows), newline="")
     _draw(folder / "comparison", results, varied)
     return text
 

@@ -7,134 +7,73 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.report import convergence, figures, significance
-from experiments.report.content import Claim, Figure, Section, Table, Verdict, all_of
-from experiments.report.statistics import interval, is_less, mean_over_runs, range_of
+from experiments.report import convergence, figures, networks
+from experiments.report.content import Claim, Figure, Section, Table, Verdict
 
-PAIRS = (("exact", "semi"), ("semi", "feedforward"), ("exact", "feedforward"))
 PAPER_EPOCHS = 400
 
 
 def present(curves: Mapping[str, Any], *, config: DictConfig, folder: Path) -> Section:
     path = folder / "figures" / "fig6"
     _draw(path, curves, config)
-    final = {name: _final_errors(c, config) for name, c in curves.items()}
-    pairs = [(a, b) for a, b in PAIRS if a in curves and b in curves]
+    # A single epoch's train error is noisy, so it is the mean of the last.
+    last = config.eval_every
+    train = {name: np.mean(c.training.error[-last:], axis=0) for name, c in curves.items()}
+    test = {name: c.test.error[-1] for name, c in curves.items()}
+    claims = []
+    if networks.pairs_of(curves):
+        claims += [_order_claim("Test", test, "fig. 6b"), _order_claim("Train", train, "fig. 6a")]
     return Section(
-        summary=_summary(curves, config),
+        summary=[
+            networks.summary(
+                {
+                    "network": name,
+                    "runs": config.num_runs,
+                    "epochs": config.num_epochs,
+                    "parameters": c.num_parameters,
+                },
+                c,
+                {"train_error": train[name], "test_error": test[name]},
+            )
+            for name, c in curves.items()
+        ],
         title="Figure 6: the damped oscillator",
         question=f"A network sees a damped oscillator at {config.data.num_times} times and names "
         f"its ω₀ and δ. {config.num_runs} runs, {config.num_epochs} epochs of "
         f"{config.steps_per_epoch} steps: which network errs least?",
-        claims=[
-            *(_order_claim(kind, final, pairs) for kind in ("test", "train") if pairs),
-            *_spread_claim(curves),
-        ],
+        claims=[*claims, *_spread_claim(curves)],
         figures=[
             Figure(path, _caption(config)),
             convergence.figure(folder / "figures" / "convergence", curves),
         ],
         tables=[
-            _errors(curves, final, config),
-            *([_differences(final, pairs)] if pairs else []),
+            _errors(train, test, curves, config),
+            *networks.differences("Differences, run by run", {"test": test, "train": train}),
             convergence.table(curves),
         ],
         choices=[*choices(config), _scale(config)],
     )
 
 
-def _final_errors(curves: Any, config: DictConfig) -> dict[str, np.ndarray]:
-    """One number a run. A single epoch's train error is noisy, so it is the mean of the last."""
-    last = curves.training.error[-config.eval_every :]
-    return {"train": np.mean(last, axis=0), "test": curves.test.error[-1]}
-
-
-def _summary(curves: Mapping[str, Any], config: DictConfig) -> list[dict[str, Any]]:
-    rows = []
-    for name, c in curves.items():
-        row = {"network": name, "runs": config.num_runs, "epochs": config.num_epochs}
-        row["parameters"] = c.num_parameters
-        for kind, errors in _final_errors(c, config).items():
-            mean = mean_over_runs(errors)
-            row[f"{kind}_error"] = mean.value
-            row[f"{kind}_error_of_mean"] = mean.error
-        row["train_converged"] = c.training.converged.mean()
-        row["test_converged"] = c.test.converged[-1].mean()
-        row["test_converged_worst_run"] = c.test.converged[-1].min()
-        row["train_solver_steps"] = c.training.solver_steps.mean()
-        row["test_solver_steps"] = c.test.solver_steps[-1].mean()
-        row["adjoint_converged"] = c.training.adjoint_converged.mean()
-        row["rejected_steps"] = c.training.rejected.mean()
-        rows.append(row)
-    return rows
-
-
 def _errors(
-    curves: Mapping[str, Any], final: Mapping[str, dict[str, np.ndarray]], config: DictConfig
+    train: networks.Samples, test: networks.Samples, curves: Mapping[str, Any], config: DictConfig
 ) -> Table:
-    rows = [
-        (
-            figures.look(name).label,
-            str(c.num_parameters),
-            *(
-                text
-                for kind in ("train", "test")
-                for text in (
-                    str(mean_over_runs(final[name][kind])),
-                    range_of(interval(final[name][kind])),
-                )
-            ),
-        )
-        for name, c in curves.items()
-    ]
-    return Table(
-        title=f"Mean squared errors after {config.num_epochs} epochs, {config.num_runs} runs",
-        columns=(
-            "network",
-            "weights",
-            "train error",
-            "95 % interval",
-            "test error",
-            "95 % interval",
-        ),
-        rows=rows,
-        note="Mean ± standard deviation of the mean; intervals by Student's t. The test error is "
-        f"over {config.final_num_test or config.num_test:,} samples, without those whose "
-        "equilibrium was not reached; the train error over the last "
+    return networks.errors(
+        f"Mean squared errors after {config.num_epochs} epochs, {config.num_runs} runs",
+        {"train error": train, "test error": test},
+        curves,
+        f"The test error is over {config.final_num_test or config.num_test:,} samples, without "
+        "those whose equilibrium was not reached; the train error over the last "
         f"{min(config.eval_every, config.num_epochs)} epochs.",
     )
 
 
-def _differences(final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]) -> Table:
-    rows = [
-        (
-            f"{kind}: {figures.look(a).label} − {figures.look(b).label}",
-            final[a][kind],
-            final[b][kind],
-        )
-        for kind in ("test", "train")
-        for a, b in pairs
-    ]
-    return significance.paired("Differences, run by run", rows)
-
-
-def _order_claim(
-    kind: str, final: Mapping[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]]
-) -> Claim:
-    """The paper's order, neighbour by neighbour."""
-    neighbours = pairs if len(pairs) == 1 else pairs[:2]
-    found, verdicts = [], []
-    for a, b in neighbours:
-        verdict, difference = is_less(final[a][kind], final[b][kind])
-        verdicts.append(verdict)
-        found.append(f"{figures.look(a).label} − {figures.look(b).label} = {difference}")
-    order = [neighbours[0][0], *(b for _, b in neighbours)]
-    part = {"train": "fig. 6a", "test": "fig. 6b"}[kind]
+def _order_claim(kind: str, samples: networks.Samples, part: str) -> Claim:
+    names, verdict, found = networks.order(samples)
     return Claim(
-        paper=f"{kind.capitalize()} error: "
-        f"{' < '.join(figures.look(name).label for name in order)} ({part})",
-        verdict=all_of(verdicts),
-        found="; ".join(found) + " (a difference counts from 2 standard errors on)",
+        paper=f"{kind} error: {names} ({part})",
+        verdict=verdict,
+        found=f"{found} (a difference counts from 2 standard errors on)",
     )
 
 
@@ -151,7 +90,7 @@ def _spread_claim(curves: Mapping[str, Any]) -> list[Claim]:
         verdict = Verdict.HOLDS
     elif spread["feedforward"] < min(others):
         verdict = Verdict.FAILS
-    values = ", ".join(f"{figures.look(name).label} {s:.4f}" for name, s in spread.items())
+    values = ", ".join(f"{networks.label(name)} {s:.4f}" for name, s in spread.items())
     return [
         Claim(
             paper="The feed-forward network's train error varies much more between runs (fig. 6a)",

@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.report import convergence, figures, significance
-from experiments.report.content import Figure, Section, Table
-from experiments.report.statistics import interval, mean_over_runs, range_of
-
-PAIRS = (("exact", "semi"), ("semi", "feedforward"), ("exact", "feedforward"))
+from experiments.report import convergence, figures, networks
+from experiments.report.content import Figure, Section
 
 Shapes = tuple[tuple[int, int], tuple[int, int], int]  # of train x and test x; number of outputs
 
@@ -24,10 +21,8 @@ def present(
     classes = bool(np.isfinite(next(iter(curves.values())).test.accuracy).any())
     path = folder / "figures" / "study"
     _draw(path, curves, classes, title=f"{name}: networks of {_hidden(config)}")
-    final = {n: {"error": c.test.error[-1]} for n, c in curves.items()}
-    if classes:
-        for n, c in curves.items():
-            final[n]["accuracy"] = c.test.accuracy[-1]
+    kinds = ("error", "accuracy") if classes else ("error",)
+    final = {k: {n: getattr(c.test, k)[-1] for n, c in curves.items()} for k in kinds}
     return Section(
         title=f"Study: {name}",
         question=f"{inputs} inputs, {outputs} {'classes' if classes else 'outputs'}, "
@@ -39,65 +34,32 @@ def present(
             Figure(path, "Mean over the runs; shaded, the standard deviation of the mean."),
             convergence.figure(folder / "figures" / "convergence", curves),
         ],
-        tables=[_final(curves, final, config), *_differences(final), convergence.table(curves)],
+        tables=[
+            networks.errors(
+                f"After {config.num_epochs} epochs, {config.num_runs} runs",
+                {f"test {kind}": samples for kind, samples in final.items()},
+                curves,
+                "Samples whose equilibrium was not reached are left out.",
+            ),
+            *networks.differences("Differences, run by run", final),
+            convergence.table(curves),
+        ],
         choices=[],
-        summary=_summary(curves, final, config),
+        summary=[
+            networks.summary(
+                {
+                    "network": n,
+                    "runs": config.num_runs,
+                    "epochs": config.num_epochs,
+                    "parameters": c.num_parameters,
+                },
+                c,
+                {f"test_{kind}": samples[n] for kind, samples in final.items()},
+                without=("train_solver_steps",),
+            )
+            for n, c in curves.items()
+        ],
     )
-
-
-def _final(
-    curves: Mapping[str, Any], final: Mapping[str, dict[str, np.ndarray]], config: DictConfig
-) -> Table:
-    kinds = list(next(iter(final.values())))
-    rows = []
-    for name, c in curves.items():
-        row = [figures.look(name).label, str(c.num_parameters)]
-        for kind in kinds:
-            values = final[name][kind]
-            row += [str(mean_over_runs(values)), range_of(interval(values))]
-        rows.append(tuple(row))
-    columns = [column for kind in kinds for column in (f"test {kind}", "95 % interval")]
-    return Table(
-        title=f"After {config.num_epochs} epochs, {config.num_runs} runs",
-        columns=("network", "weights", *columns),
-        rows=rows,
-        note="Mean ± standard deviation of the mean; intervals by Student's t. Samples whose "
-        "equilibrium was not reached are left out.",
-    )
-
-
-def _differences(final: Mapping[str, dict[str, np.ndarray]]) -> list[Table]:
-    rows = [
-        (
-            f"{kind}: {figures.look(a).label} − {figures.look(b).label}",
-            final[a][kind],
-            final[b][kind],
-        )
-        for kind in next(iter(final.values()))
-        for a, b in PAIRS
-        if a in final and b in final
-    ]
-    return [significance.paired("Differences, run by run", rows)] if rows else []
-
-
-def _summary(
-    curves: Mapping[str, Any], final: Mapping[str, dict[str, np.ndarray]], config: DictConfig
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, c in curves.items():
-        row = {"network": name, "runs": config.num_runs, "epochs": config.num_epochs}
-        row["parameters"] = c.num_parameters
-        for kind, values in final[name].items():
-            mean = mean_over_runs(values)
-            row |= {f"test_{kind}": mean.value, f"test_{kind}_of_mean": mean.error}
-        row["train_converged"] = c.training.converged.mean()
-        row["test_converged"] = c.test.converged[-1].mean()
-        row["test_converged_worst_run"] = c.test.converged[-1].min()
-        row["test_solver_steps"] = c.test.solver_steps[-1].mean()
-        row["adjoint_converged"] = c.training.adjoint_converged.mean()
-        row["rejected_steps"] = c.training.rejected.mean()
-        rows.append(row)
-    return rows
 
 
 def _draw(path: Path, curves: Mapping[str, Any], classes: bool, *, title: str) -> None:

@@ -10,7 +10,6 @@ from experiments.runner import training, vary
 from experiments.runner.history import Averages, stack
 from experiments.runner.networks import num_parameters
 from experiments.runner.program import Train
-from experiments.runner.progress import Display
 from experiments.runner.recording import Recording
 
 
@@ -31,9 +30,7 @@ class Curves(NamedTuple):
     num_parameters: int
 
 
-def train_runs(
-    train: Train, config: DictConfig, unit: str, recording: Recording, display: Display
-) -> Curves:
+def train_runs(train: Train, config: DictConfig, unit: str, recording: Recording) -> Curves:
     """All runs of one network side by side; `unit` is what its training is called on record."""
     keys, numbers = vary.lanes(config, config.num_runs)
     total, size = config.num_epochs, config.steps_per_epoch
@@ -48,7 +45,7 @@ def train_runs(
         eval_every=config.eval_every,
         recording=recording,
         checkpoint_every=config.checkpoint_every,
-        task=display.task(label, total=total, unit="epoch", size=size, of="steps"),
+        task=recording.display.task(label, total=total, unit="epoch", size=size, of="steps"),
     ):
         row: dict[str, Any] = {"network": unit, "epoch": epoch.number}
         for kind, values in (("train", epoch.training), ("test", epoch.evaluation)):

@@ -36,7 +36,7 @@ from experiments.runner.tensorboard import board
 # Overrides that say where and how to run, and not what.
 ELSEWHERE = ("resume=", "launch=", "compilation_cache=", "distributed", "tensorboard=")
 
-Run = Callable[[DictConfig, Recording, Display], Section]
+Run = Callable[[DictConfig, Recording], Section]
 
 
 class Experiment(NamedTuple):
@@ -106,11 +106,11 @@ def run_parts(
                 where = folder / part
                 with contextlib.ExitStack() as stack:
                     recording = stack.enter_context(
-                        Recording(where, config, command=command, devices=devices, say=display.line)
+                        Recording(where, config, command=command, devices=devices, display=display)
                     )
                     if log:
                         recording.sinks.append(stack.enter_context(board(where / "tensorboard")))
-                    section = run(config, recording, display)
+                    section = run(config, recording)
                     recording.summary(section.summary)
                     recording.claims(section.claims)
                 done.append(

@@ -5,16 +5,14 @@ epochs that a checkpoint holds are not trained a second time, and lines that are
 already are not written a second time.
 """
 
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import math
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,14 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.report.content import Claim
+from experiments.report.csv_text import csv_text
 from experiments.report.finished import sha256
 from experiments.runner import metadata
 from experiments.runner.checkpoints import Checkpoints
 from experiments.runner.devices import Devices
 from experiments.runner.errors import BAD, BadConfig
 from experiments.runner.files import write_whole
+from experiments.runner.progress import Display
 from experiments.runner.resuming import refuse_another
 from experiments.runner.tensorboard import Sink
 from experiments.runner.versions import device, git_version, versions
@@ -45,7 +45,7 @@ class Recording:
         config: what the run is, machine and all that does not matter to its numbers left out.
         command: what to type to run it again.
         devices: to run on; all of them by default.
-        say: called with a line when something is worth saying.
+        display: shows the progress, and what else is worth saying.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Recording:
         *,
         command: str,
         devices: Devices | None = None,
-        say: Callable[[str], None] = print,
+        display: Display | None = None,
     ):
         self.folder = folder
         self.config = config
         self.devices = tuple(jax.devices() if devices is None else devices)
-        self.say = say
+        self.display = display or Display()
         self.sinks: list[Sink] = []
         self.timings: dict[str, dict[str, float]] = {}
         self._command = command
@@ -71,11 +71,15 @@ class Recording:
         refuse_another(self.folder, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._open_metrics()
-        # Another process may have begun a run between the look and the lock.
-        refuse_another(self.folder, self.config)
-        self._metadata = self._continued(metadata.read(self.folder))
-        write_whole(self.folder / "config.yaml", self._yaml)
-        self._write_metadata()
+        try:
+            # Another process may have begun a run between the look and the lock.
+            refuse_another(self.folder, self.config)
+            self._metadata = self._continued(metadata.read(self.folder))
+            write_whole(self.folder / "config.yaml", self._yaml)
+            self._write_metadata()
+        except BaseException:
+            self._metrics.close()
+            raise
         return self
 
     def _open_metrics(self) -> None:
@@ -99,7 +103,9 @@ class Recording:
             known["started"] = earlier["started"]
             known["resumed"] = [*earlier.get("resumed", []), now]
             if earlier["versions"] != found:
-                self.say(f"{self.folder}: was begun with other versions: {earlier['versions']}")
+                self.display.line(
+                    f"{self.folder}: was begun with other versions: {earlier['versions']}"
+                )
         return known | {
             "git": git_version(),
             "device": device(self.devices),
@@ -145,7 +151,9 @@ class Recording:
         """Those of one part of the run."""
         digest = hashlib.sha256(f"{name}\n{self._yaml}".encode()).hexdigest()
         safe = re.sub(r"[^\w.=+-]+", "_", name)
-        return Checkpoints(self.folder / "checkpoints" / safe, identity=digest, say=self.say)
+        return Checkpoints(
+            self.folder / "checkpoints" / safe, identity=digest, say=self.display.line
+        )
 
     def row(self, **values: Any) -> bool:
         """Append one line to metrics.jsonl, flushed; False if it was there already."""
@@ -167,19 +175,13 @@ class Recording:
             self._earlier = b""
 
     def summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write summary.csv, one line a row; all rows have the first one's columns."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(_plain(row) for row in rows)
-        write_whole(self.folder / "summary.csv", text.getvalue())
+        """Write summary.csv, one line a row; a column that it lacks is empty."""
+        write_whole(self.folder / "summary.csv", csv_text([_plain(row) for row in rows]))
 
     def claims(self, claims: Sequence[Claim]) -> None:
         """Write claims.csv: what the paper says, and what this run says to it."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerows([Claim._fields, *claims])
-        write_whole(self.folder / "claims.csv", text.getvalue())
+        rows = [claim._asdict() for claim in claims]
+        write_whole(self.folder / "claims.csv", csv_text(rows, columns=Claim._fields))
 
     def timing(self, name: str, *, compiling: float, running: float) -> None:
         """What a part of the run cost, compilation apart; so far, if it is still under way."""

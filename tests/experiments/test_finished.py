@@ -47,6 +47,25 @@ def test_xor_is_compared_by_the_error_of_what_it_trains(reproduced):
     assert found[2].values.mean() == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_damaged_run_is_left_out_in_one_line(two, tmp_path, capsys):
+    metrics = two / "a" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes().replace(b"0.1", b"0.2", 1))
+    (two / "unfinished" / "metadata.json").write_text('{"status": "DO')
+    assert compare.main([str(two), "--out", str(tmp_path / "out")]) == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert f"left out: {two / 'a'} is damaged: {metrics} is damaged" in errors
+    assert len(errors) == 3  # each of the two, and where the comparison is
+    assert export.main([str(two / "a"), str(tmp_path / "export")]) == 2
+    assert capsys.readouterr().err == f"{metrics} is damaged\n"
+    assert not (tmp_path / "export").exists()
+
+
+def test_what_cannot_be_read_is_one_line(two, tmp_path, capsys):
+    (two / "b" / "config.yaml").write_text("a: [")
+    assert compare.main([str(two), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"{two / 'b'}/config.yaml is damaged"
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_nothing_to_compare(tmp_path, capsys, folder):
     assert compare.main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2

@@ -40,6 +40,14 @@ def test_an_error_is_on_record_and_passed_on(tmp_path):
     assert "the reason" in metadata["error"]
 
 
+def test_an_interruption_is_no_failure(tmp_path):
+    with pytest.raises(KeyboardInterrupt), recording(tmp_path):
+        raise KeyboardInterrupt
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata["status"] == "INTERRUPTED"
+    assert "error" not in metadata
+
+
 def test_without_a_terminal_progress_is_plain_lines():
     stream = io.StringIO()
     with Display(stream) as display:
@@ -52,6 +60,15 @@ def test_without_a_terminal_progress_is_plain_lines():
     assert compiling == "pendulum exact: compiling"
     assert last.startswith("pendulum exact: epoch 2/2  ")
     assert "steps/s  loss 0.25  converged 99.99%  0 s left" in last
+
+
+def test_progress_tells_what_compiling_took():
+    stream = io.StringIO()
+    with Display(stream) as display:
+        task = display.task("pendulum exact", total=1, unit="epoch", size=200, of="steps")
+        task.compiling()
+        task.start(compiled=12.34)
+    assert stream.getvalue().splitlines()[1] == "pendulum exact: compiled in 12.3 s"
 
 
 def test_an_average_weighs_steps_by_their_converged_samples():
