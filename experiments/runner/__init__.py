@@ -26,32 +26,3 @@ from experiments.runner.making import make
 from experiments.runner.networks import NetworkLike
 from experiments.runner.program import Train
 from experiments.runner.recording import Recording
-
-__all__ = [
-    "BadConfig",
-    "Count",
-    "Counts",
-    "Curves",
-    "Epochs",
-    "Experiment",
-    "Flag",
-    "MaybeCount",
-    "Network",
-    "NetworkLike",
-    "Number",
-    "Numbers",
-    "Outputs",
-    "Positive",
-    "Range",
-    "Recording",
-    "Train",
-    "Training",
-    "check",
-    "command",
-    "evaluate_in_chunks",
-    "make",
-    "stack",
-    "train_runs",
-    "training",
-    "vary",
-]

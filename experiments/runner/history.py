@@ -1,7 +1,6 @@
 """What is known of a training, epoch by epoch: to be shown, saved, and told again."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -43,11 +42,11 @@ class Epoch(NamedTuple):
     evaluation: Any
 
 
-@dataclasses.dataclass
 class History:
     """The epochs so far."""
 
-    epochs: list[Epoch] = dataclasses.field(default_factory=list)
+    def __init__(self, epochs: Iterable[Epoch] = ()):
+        self.epochs = list(epochs)
 
     @property
     def evaluated(self) -> list[int]:
@@ -61,35 +60,29 @@ class History:
         return {"training": stack(trained), "evaluation": stack(tested)}
 
     @classmethod
-    def of(cls, arrays: dict[str, Any], *, last: int, evaluated: Sequence[int]) -> "History":
-        """The inverse of `arrays`, for epochs 0 to `last`."""
+    def of(cls, arrays: dict[str, Any], evaluated: Sequence[int]) -> "History":
+        """The inverse of `arrays`."""
+        tested = dict(zip(evaluated, _rows(arrays["evaluation"]), strict=True))
+        trained = [None, *_rows(arrays["training"])]
+        return cls(Epoch(n, averages, tested.get(n)) for n, averages in enumerate(trained))
 
-        def at(tree: Any, index: int) -> Any:
-            return jax.tree.map(lambda leaf: leaf[index], tree)
 
-        row = {number: index for index, number in enumerate(evaluated)}
-        return cls(
-            [
-                Epoch(
-                    number,
-                    at(arrays["training"], number - 1) if number else None,
-                    at(arrays["evaluation"], row[number]) if number in row else None,
-                )
-                for number in range(last + 1)
-            ]
+def shapes(evaluation: Any, *, last: int, num_evaluated: int, num_runs: int) -> dict[str, Any]:
+    """The shapes of `History.arrays`, from those of one evaluation."""
+    averages = Averages(*[jax.ShapeDtypeStruct((num_runs,), np.float64)] * len(Averages._fields))
+
+    def over(tree: Any, count: int) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree
         )
 
-    @staticmethod
-    def like(evaluation: Any, *, last: int, num_evaluated: int, num_runs: int) -> dict[str, Any]:
-        """The shapes of `arrays`, from those of one evaluation."""
-        average = jax.ShapeDtypeStruct((last, num_runs), np.float64)
-        return {
-            "training": Averages(*(average for _ in Averages._fields)),
-            "evaluation": jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((num_evaluated, *leaf.shape), leaf.dtype),
-                evaluation,
-            ),
-        }
+    return {"training": over(averages, last), "evaluation": over(evaluation, num_evaluated)}
+
+
+def _rows(tree: Any) -> Iterator[Any]:
+    """The inverse of `stack`."""
+    for i in range(len(jax.tree.leaves(tree)[0])):
+        yield jax.tree.map(lambda leaf, i=i: leaf[i], tree)
 
 
 def average(metrics: irnn.Metrics) -> Averages:

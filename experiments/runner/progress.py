@@ -55,54 +55,50 @@ class Task:
         self._display, self._name = display, name
         self._total, self._unit, self._size, self._of = total, unit, size, of
         self._bars = display._bars
-        self._done_before = 0
+        self._done_before, self._compiled = 0, ""
         if self._bars is not None:
             self._id = self._bars.add_task(name, total=None, status="")
 
     def compiling(self, where: str = "") -> None:
         """Say so; and on which devices, if it is worth a word."""
-        status = f"compiling for {where}" if where else "compiling"
-        if self._bars is None:
-            self._display.line(f"{self._name}: {status}")
-        else:
-            self._bars.update(self._id, status=status)
+        self._show(f"compiling for {where}" if where else "compiling")
 
     def resume(self, done: int) -> None:
         """`done` units need not be done again."""
-        scale = self._size if self._unit == self._of else 1
-        status = f"{self._unit} {done * scale:,}/{self._total * scale:,} from a checkpoint"
-        if self._bars is None:
-            self._display.line(f"{self._name}: {status}")
-        else:
-            self._bars.update(self._id, total=self._total, completed=done, status=status)
+        self._show(f"{self._place(done)} from a checkpoint", total=self._total, completed=done)
 
     def start(self, done: int = 0, *, compiled: float | None = None) -> None:
         """Compiled, in so many seconds: from here on, after `done` units, the rate counts."""
-        self._start = time.perf_counter()
-        self._last_line = self._start
+        self._start = self._last_line = time.perf_counter()
         self._done_before = done
-        status = "" if compiled is None else f"compiled in {compiled:.1f} s"
         if self._bars is not None:
-            self._compiled = f"  {status}".rstrip()
-            self._bars.reset(self._id, total=self._total, completed=done, status=status)
-        elif status:
+            self._bars.reset(self._id, total=self._total, completed=done)  # its time left, too
+        if compiled is not None:
+            self._compiled = f"  compiled in {compiled:.1f} s"
+            self._show(self._compiled.strip())
+
+    def _place(self, done: int) -> str:
+        scale = self._size if self._unit == self._of else 1
+        return f"{self._unit} {done * scale:,}/{self._total * scale:,}"
+
+    def _show(self, status: str, **bar: Any) -> None:
+        if self._bars is None:
             self._display.line(f"{self._name}: {status}")
+        else:
+            self._bars.update(self._id, status=status, **bar)
 
     def update(self, done: int, *, converged: float, **values: float) -> None:
         """`done` units are behind us; the values, by name, are the newest ones."""
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
         numbers = "".join(f"{name} {value:.3g}  " for name, value in values.items())
-        scale = self._size if self._unit == self._of else 1
         here = done - self._done_before
-        rate = here * self._size / elapsed
         status = (
-            f"{self._unit} {done * scale:,}/{self._total * scale:,}  {rate:,.0f} {self._of}/s  "
+            f"{self._place(done)}  {here * self._size / elapsed:,.0f} {self._of}/s  "
             f"{numbers}converged {percent(converged)}"
         )
         if self._bars is not None:
-            self._bars.update(self._id, completed=done, status=status + self._compiled)
+            self._show(status + self._compiled, completed=done)
         elif done == self._total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = elapsed / here * (self._total - done)
-            self._display.line(f"{self._name}: {status}  {left:.0f} s left")
+            self._show(f"{status}  {elapsed / here * (self._total - done):.0f} s left")

@@ -3,18 +3,17 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-import irnn_jax as irnn
-from experiments.runner.checkpoints import Checkpoints
+from experiments.runner.checkpoints import Checkpoints, Saved
 from experiments.runner.devices import spread
 from experiments.runner.errors import Stopped
-from experiments.runner.history import Epoch, History
+from experiments.runner.history import Epoch, History, shapes
 from experiments.runner.program import Program, Train
 from experiments.runner.progress import Task
 from experiments.runner.recording import Recording
@@ -51,19 +50,22 @@ def run(
     """
     layout = spread(recording.devices, num_runs=len(keys))
     checkpoints = recording.checkpoints(name)
-    clock = Clock(recording, name)
-    states, history = restore(checkpoints, train, keys, clock)
-    first = len(history.epochs)
-    if first:
-        task.resume(first - 1)
+    saved = restore(checkpoints, train, keys)
+    states, history, spent = None, History(), {"compiling": 0.0, "running": 0.0}
+    if saved is not None:
+        states, spent = saved.arrays["state"], saved.note["spent"]
+        history = History.of(saved.arrays, saved.note["evaluated"])
+        recording.timing(name, **spent)
+        task.resume(saved.epoch)
         yield from history.epochs
-    if first == num_epochs + 1:
-        return
+        if saved.epoch == num_epochs:
+            return
+    first = len(history.epochs)
     task.compiling("" if layout.mesh is None else str(layout))
     program = Program(train, keys, layout, num_steps=steps_per_epoch, states=states)
-    clock.compiled(program.seconds)
+    spent["compiling"] += program.seconds
     task.start(done=max(first - 1, 0), compiled=program.seconds)
-    num_unsaved = 0
+    before, num_unsaved = time.perf_counter(), 0
     for number in range(first, num_epochs + 1):
         averages = program.epoch() if number else None
         due = number % eval_every == 0 or number == num_epochs
@@ -73,36 +75,22 @@ def run(
             error, converged = np.median(averages.error), np.mean(averages.converged)
             task.update(number, loss=float(error), converged=float(converged))
             num_unsaved += due
-        clock.tick()
+        now = time.perf_counter()
+        spent["running"] += now - before
+        before = now
+        recording.timing(name, **spent)
         if num_unsaved == checkpoint_every or (number == num_epochs and num_epochs):
-            save(checkpoints, program, keys, history, clock)
+            save(checkpoints, program, keys, history, spent)
             num_unsaved = 0
         yield history.epochs[-1]
 
 
-class Clock:
-    """What a training has cost, over all the processes that it took."""
-
-    def __init__(self, recording: Recording, name: str):
-        self._recording, self._name = recording, name
-        self.compiling, self.running = 0.0, 0.0
-
-    def compiled(self, seconds: float) -> None:
-        self.compiling += seconds
-        self._last = time.perf_counter()
-
-    def tick(self) -> None:
-        now = time.perf_counter()
-        self.running += now - self._last
-        self._last = now
-        self.tell()
-
-    def tell(self) -> None:
-        self._recording.timing(self._name, compiling=self.compiling, running=self.running)
-
-
 def save(
-    checkpoints: Checkpoints, program: Program, keys: PRNGKeyArray, history: History, clock: Clock
+    checkpoints: Checkpoints,
+    program: Program,
+    keys: PRNGKeyArray,
+    history: History,
+    spent: Mapping[str, float],
 ) -> None:
     """A checkpoint after the newest epoch, which was evaluated."""
     last = history.epochs[-1]
@@ -111,12 +99,7 @@ def save(
         "keys": np.asarray(jax.random.key_data(keys)),
         **history.arrays(),
     }
-    note = {
-        "last": last.number,
-        "evaluated": history.evaluated,
-        "compiling": clock.compiling,
-        "running": clock.running,
-    }
+    note = {"last": last.number, "evaluated": history.evaluated, "spent": spent}
     checkpoints.save(last.number, arrays, score=score(last.evaluation), note=note)
 
 
@@ -128,30 +111,20 @@ def score(evaluation: Any) -> float:
     return min(mean, sys.float_info.max)
 
 
-def restore(
-    checkpoints: Checkpoints, train: Train, keys: PRNGKeyArray, clock: Clock
-) -> tuple[irnn.TrainState | None, History]:
-    """The states and the history in the newest checkpoint; None and an empty one without it."""
-    data = np.asarray(jax.random.key_data(keys))
+def restore(checkpoints: Checkpoints, train: Train, keys: PRNGKeyArray) -> Saved | None:
+    """What `save` saved last; None without it."""
 
     def like(note: dict[str, Any]) -> dict[str, Any]:
         states = jax.eval_shape(train.start, keys)
-        evaluation = jax.eval_shape(jax.vmap(train.evaluate), states.net)
-        shapes = History.like(
-            evaluation,
+        history = shapes(
+            jax.eval_shape(jax.vmap(train.evaluate), states.net),
             last=note["last"],
             num_evaluated=len(note["evaluated"]),
             num_runs=len(keys),
         )
-        return {"state": states, "keys": data, **shapes}
+        return {"state": states, "keys": np.asarray(jax.random.key_data(keys)), **history}
 
-    saved = checkpoints.restore(like)
-    if saved is None:
-        return None, History()
-    clock.compiling, clock.running = saved.note["compiling"], saved.note["running"]
-    clock.tell()
-    history = History.of(saved.arrays, last=saved.epoch, evaluated=saved.note["evaluated"])
-    return saved.arrays["state"], history
+    return checkpoints.restore(like)
 
 
 def require_equilibria(name: str, converged: Any) -> None:
