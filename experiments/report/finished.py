@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.report.flat import flat
-from experiments.report.grid import by_point, points
+from experiments.report.settings import by_point, flat, points
 
 # What a row of metrics.jsonl calls the number that a network is judged by, one a run.
 METRICS = ("test_error", "error")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from experiments.report import figures, significance
 from experiments.report.content import Figure, Section, Table
-from experiments.report.grid import by_point, points
+from experiments.report.settings import by_point, points
 from experiments.report.statistics import mean_over_runs, percent
 
 

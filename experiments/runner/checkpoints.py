@@ -91,11 +91,12 @@ class Checkpoints:
                 about = self._read(epoch)
                 if about["leaves"] != _description(like(about["note"])):
                     raise Foreign("its arrays are not those of this run")
-                found = epoch
-                break
             except (Damaged, Foreign) as reason:
                 refused[epoch] = reason
                 self._say(f"refused checkpoint {self._folder / str(epoch)}: {reason}")
+            else:
+                found = epoch
+                break
         if found is None and any(isinstance(reason, Foreign) for reason in refused.values()):
             raise BadConfig(f"{self._folder} holds another run's checkpoints: {sorted(refused)}")
         for epoch in refused:
@@ -158,22 +159,18 @@ def decode(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
         Damaged: a bit or more differ from what was written.
     """
     first, _, body = data.partition(b"\n")
-    digest = hashlib.sha256(body).hexdigest()
-    if first != f"{MAGIC} {len(body)} {digest}".encode():
-        if not first.startswith(MAGIC.encode()):
-            raise Damaged("it cannot be read (it is no checkpoint)")
-        size = first.decode(errors="replace").split(" ")[3:4]
-        if size != [str(len(body))]:
-            raise Damaged(f"it cannot be read (it is cut, or damaged, after {len(data)} bytes)")
+    start = f"{MAGIC} {len(body)} ".encode()
+    if not first.startswith(start):
+        raise Damaged(f"it cannot be read ({len(data)} bytes that are no whole checkpoint)")
+    if first != start + hashlib.sha256(body).hexdigest().encode():
         raise Damaged("its numbers are not those that were saved")
     header, _, numbers = body.partition(b"\n")
-    about = json.loads(header)
-    arrays, start = [], 0
+    about, arrays, begin = json.loads(header), [], 0
     for _, dtype, shape in about["leaves"]:
-        end = start + math.prod(shape) * np.dtype(dtype).itemsize
+        end = begin + math.prod(shape) * np.dtype(dtype).itemsize
         # Copied: aligned, and no array holds on to the whole file.
-        arrays.append(np.frombuffer(bytearray(numbers[start:end]), dtype).reshape(shape))
-        start = end
+        arrays.append(np.frombuffer(bytearray(numbers[begin:end]), dtype).reshape(shape))
+        begin = end
     return about, arrays
 
 

@@ -55,7 +55,7 @@ class Task:
         self._display, self._name = display, name
         self._total, self._unit, self._size, self._of = total, unit, size, of
         self._bars = display._bars
-        self._done_before, self._compiled = 0, ""
+        self._done_before = 0
         if self._bars is not None:
             self._id = self._bars.add_task(name, total=None, status="")
 
@@ -72,10 +72,10 @@ class Task:
         self._start = self._last_line = time.perf_counter()
         self._done_before = done
         if self._bars is not None:
-            self._bars.reset(self._id, total=self._total, completed=done)  # its time left, too
-        if compiled is not None:
-            self._compiled = f"  compiled in {compiled:.1f} s"
-            self._show(self._compiled.strip())
+            # Not only updated: its rate would count the time that compiling took.
+            self._bars.reset(self._id, total=self._total, completed=done, status="")
+        if compiled is not None:  # above the bars, which have no room for it
+            self._display.line(f"{self._name}: compiled in {compiled:.1f} s")
 
     def _place(self, done: int) -> str:
         scale = self._size if self._unit == self._of else 1
@@ -98,7 +98,7 @@ class Task:
             f"{numbers}converged {percent(converged)}"
         )
         if self._bars is not None:
-            self._show(status + self._compiled, completed=done)
+            self._show(status, completed=done)
         elif done == self._total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             self._show(f"{status}  {elapsed / here * (self._total - done):.0f} s left")

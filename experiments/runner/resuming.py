@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.report.flat import flat
+from experiments.report.settings import flat
 from experiments.runner import metadata
 from experiments.runner.errors import BadConfig, one_line
 

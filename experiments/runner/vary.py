@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from omegaconf import DictConfig, ListConfig
 
 import irnn_jax as irnn
-from experiments.report.grid import points
+from experiments.report.settings import points
 from experiments.runner.errors import BadConfig
 from experiments.runner.making import make
 from experiments.runner.networks import draw

@@ -1,10 +1,19 @@
-"""The points of a grid of varied numbers, and results split by them."""
+"""Settings by dotted keys, and the points of a grid of them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting, with its key as on the command line: `optimizer.learning_rate`."""
+    if not isinstance(tree, dict) or not tree:
+        yield prefix, tree
+        return
+    for key, item in tree.items():
+        yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def points(vary: Mapping[Any, Any] | None) -> list[dict[str, float]]:
