@@ -14,6 +14,7 @@ from experiments.report.statistics import interval, mean_over_runs, percent, ran
 
 # Settings that say how a run was shown or stored, not what was computed.
 SILENT = ("name", "eval_every", "checkpoint_every", "tensorboard", "test_chunk")
+LONGEST = 90  # characters of a label
 
 
 def write(results: Sequence[Result], folder: Path) -> str:
@@ -63,13 +64,18 @@ def _table(results: Sequence[Result], varied: list[str]) -> Table:
         )
         for result in results
     ]
-    metric = results[0].metric.replace("_", " ")
+    metric = _metrics(results)
     return Table(
         title=f"{len({result.folder for result in results})} runs",
         columns=("network", *varied, "runs", metric, "95 % interval", "converged", "folder"),
         rows=rows,
         note="Mean ± standard deviation of the mean; the interval by Student's t.",
     )
+
+
+def _metrics(results: Sequence[Result]) -> str:
+    """What the numbers are; runs of several experiments may have several."""
+    return " or ".join(dict.fromkeys(result.metric.replace("_", " ") for result in results))
 
 
 def _tests(results: Sequence[Result], varied: list[str]) -> list[Table]:
@@ -129,7 +135,9 @@ def _label(result: Result, varied: list[str]) -> str:
         for key in varied
         if key in result.settings
     ]
-    return ", ".join(named) or result.folder.name
+    label = ", ".join(named)
+    # Runs of several experiments differ in more than a figure has room for.
+    return label if 0 < len(label) <= LONGEST else result.folder.name
 
 
 def _draw(path: Path, results: Sequence[Result], varied: list[str]) -> None:
@@ -152,4 +160,4 @@ def _draw(path: Path, results: Sequence[Result], varied: list[str]) -> None:
         labels = [f"{figures.look(r.network).label}: {_label(r, varied)}" for r in results]
         axes.set_yticks([-i for i in range(len(results))], labels)
         axes.set_ylim(0.5 - len(results), 0.5)
-        axes.set_xlabel(f"{results[0].metric.replace('_', ' ')}; a dash is one run")
+        axes.set_xlabel(f"{_metrics(results)}; a dash is one run")

@@ -66,6 +66,14 @@ def test_what_cannot_be_read_is_one_line(two, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == f"{two / 'b'}/config.yaml is damaged"
 
 
+def test_runs_of_several_experiments_keep_their_metrics_apart(reproduced, tmp_path, capsys):
+    assert compare.main([str(reproduced), "--out", str(tmp_path / "out")]) == 0
+    assert "| runs | test error or error |" in capsys.readouterr().out
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert {bool(row["error"]) != bool(row["test_error"]) for row in found} == {True}
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_nothing_to_compare(tmp_path, capsys, folder):
     assert compare.main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
