@@ -98,7 +98,7 @@ clean: ## Remove .venv, caches and built files; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras; pip runs again only when a version may have changed.
-EXTRAS_test := experiments,test
+EXTRAS_test := cluster,test
 
 $(VENV)/.installed-peers: benchmarks/peers.txt $(VENV)/.installed-dev
 	@$(PIP) install -c constraints.txt -r benchmarks/peers.txt

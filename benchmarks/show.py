@@ -109,7 +109,7 @@ def markdown(rows: Sequence[Row], floors: dict[str, float], machine: str) -> str
 
 def figure(rows: Sequence[Row], path: Path) -> None:
     """A panel for each cell: time on a logarithmic axis, grey where the answer is out of bounds."""
-    from experiments.show.figures import COLORS, drawing
+    from experiments.report.figures import COLORS, drawing
 
     groups = cells_of(rows)
     names = list(dict.fromkeys(row.contender for row in rows))
@@ -128,7 +128,7 @@ def figure(rows: Sequence[Row], path: Path) -> None:
 
 
 def _panel(axes: Any, cell: tuple[str, str], rows: Sequence[Row], names: list[str], colors: Any):
-    from experiments.show.figures import plain_numbers
+    from experiments.report.figures import plain_numbers
 
     label, _, rest = cell[0].partition(", ")
     axes.set_title(f"{label}\n{rest}, {cell[1]}", fontsize=8)

@@ -9,15 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.harness import finished
-from experiments.harness.finished import Result
-from experiments.show import comparison
+from experiments.report import comparison, finished
+from experiments.report.finished import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done, others = finished.find(options.folders)
     for folder, status in others.items():
         errors.print(f"left out: {folder} is {status}")
-    found = collect(done, options.metric)
+    try:
+        found = collect(done, options.metric)
+    except finished.Damaged as error:
+        errors.print(str(error))
+        return 2
     if not found:
         metric = options.metric or " or ".join(finished.METRICS)
         errors.print(f"no finished run with a {metric} for each run in {_join(options.folders)}")

@@ -5,7 +5,6 @@ and the last numbers of each run.
 """
 
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -13,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 
-from experiments.harness import finished
-from experiments.show.statistics import mean_over_runs
+from experiments.report import finished
+from experiments.report.csv_text import csv_text
+from experiments.report.statistics import mean_over_runs
 
 LARGEST = 400_000  # bytes of an SVG; beyond, the PNG is the smaller one
 COPIED = ("summary.csv", "claims.csv", "config.yaml")
@@ -32,15 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("folder", type=Path, help="where to put its files")
     options = parser.parse_args(arguments)
-    metadata = options.run / "metadata.json"
-    if not metadata.is_file():
+    if not (options.run / "metadata.json").is_file():
         print(f"{options.run} is no run: it has no metadata.json", file=sys.stderr)
         return 2
-    status = json.loads(metadata.read_text())["status"]
-    if status != "DONE":
-        print(f"{options.run} is not finished: {status}", file=sys.stderr)
+    try:
+        status = finished.metadata(options.run)["status"]
+        if status != "DONE":
+            raise finished.Damaged(f"{options.run} is not finished: {status}")
+        written = export(options.run, options.folder)
+    except finished.Damaged as error:
+        print(error, file=sys.stderr)
         return 2
-    for path in export(options.run, options.folder):
+    for path in written:
         print(f"{path}  {path.stat().st_size:,} bytes")
     return 0
 
@@ -95,7 +95,7 @@ def _last(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _provenance(run: Path, folder: Path) -> Path:
     """What a reader needs to make the files again, without the machine's own paths."""
-    metadata = json.loads((run / "metadata.json").read_text())
+    metadata = finished.metadata(run)
     kept = ("command", "started", "wall_seconds", "device", "git", "versions", "timings")
     path = folder / "metadata.json"
     path.write_text(json.dumps({key: metadata.get(key) for key in kept}, indent=2) + "\n")
@@ -103,11 +103,7 @@ def _provenance(run: Path, folder: Path) -> Path:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    path.write_text(csv_text(rows, newline="\n"), newline="")
     return path
 
 

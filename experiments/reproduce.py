@@ -1,24 +1,13 @@
 """The paper's experiments, one after the other, in one folder with one report."""
 
-import sys
-from pathlib import Path
+from experiments import pendulum, runner, scalar_neuron, xor
 
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from omegaconf import DictConfig
-
-from experiments import pendulum, scalar_neuron, xor
-from experiments.harness.entry import entry
-from experiments.harness.launch import Experiments
-
-RUNS = {"scalar_neuron": scalar_neuron.run, "xor": xor.run, "pendulum": pendulum.run}
-
-
-@entry("reproduce")
-def main(config: DictConfig) -> Experiments:
-    return {name: (run, config[name]) for name, run in RUNS.items()}
-
+main = runner.command(
+    "reproduce",
+    scalar_neuron=scalar_neuron.EXPERIMENT,
+    xor=xor.EXPERIMENT,
+    pendulum=pendulum.EXPERIMENT,
+)
 
 if __name__ == "__main__":
     main()

@@ -3,14 +3,10 @@
 Y = f(W Y + Q X + T),    dY/dW = f' Y / (1 - f' W)
 """
 
-import sys
+import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +15,31 @@ from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training
-from experiments.harness.entry import entry
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.show.content import Section
-from experiments.show.scalar_neuron import present
+from experiments import runner
+from experiments.report.content import Section
+from experiments.report.scalar_neuron import present
 
 UNIQUE_BELOW = 4.0  # f' <= 1/4: f(W Y + b) - Y falls with Y, so there is one equilibrium
 NEAR_FOLD = 0.05  # of 1 - f' W, which is 0 where a stable and an unstable equilibrium meet
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    low: runner.Number
+    high: runner.Number
+    count: runner.Count
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    x64: runner.Flag
+    feedforward: runner.Number
+    bias: runner.Number
+    weights: Grid
+    inputs: Grid
+    difference: runner.Positive
+    shown_inputs: runner.Numbers
+    shown_weights: runner.Numbers
 
 
 class Point(NamedTuple):
@@ -44,8 +55,8 @@ class Point(NamedTuple):
 
 def make_sweep(config: DictConfig) -> Callable[[Array, Array], Point]:
     """Build `point(W, X)`, pure: `vmap` it over a grid."""
-    solver = training.make(config.solver)
-    gradient = training.make(config.gradient)
+    solver = runner.make(config.solver)
+    gradient = runner.make(config.gradient)
     Q, T, h = config.feedforward, config.bias, config.difference
 
     def neuron(W: Array) -> irnn.Network:
@@ -77,19 +88,21 @@ def make_sweep(config: DictConfig) -> Callable[[Array, Array], Point]:
     return point
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Sweep the grid in one compiled program."""
     W, X = (np.linspace(g.low, g.high, g.count) for g in (config.weights, config.inputs))
-    task = display.task("scalar neuron", total=1, unit="grid", size=W.size * X.size, of="points")
+    task = recording.display.task(
+        "scalar neuron", total=1, unit="grid", size=W.size * X.size, of="points"
+    )
     task.compiling()
     start = time.perf_counter()
     over_grid = jax.vmap(jax.vmap(make_sweep(config), in_axes=(None, 0)), in_axes=(0, None))
     sweep = jax.jit(over_grid).lower(W, X).compile()
     compiled = time.perf_counter()
-    task.start()
+    task.start(compiled=compiled - start)
     points: Point = jax.tree.map(np.asarray, sweep(W, X))
     recording.timing("grid", compiling=compiled - start, running=time.perf_counter() - compiled)
-    training.require_equilibria("scalar neuron", points.converged)
+    runner.training.require_equilibria("scalar neuron", points.converged)
     rows = compare(W, points)
     task.update(
         1, difference=rows[0]["formula_minus_numerical"], converged=float(points.converged.mean())
@@ -129,10 +142,8 @@ def largest(values: np.ndarray, where: np.ndarray) -> float:
     return float(np.max(np.abs(values), where=where, initial=0))
 
 
-@entry("scalar_neuron")
-def main(config: DictConfig) -> Experiments:
-    return {"scalar_neuron": (run, config)}
-
+EXPERIMENT = runner.Experiment(run, Config)
+main = runner.command("scalar_neuron", scalar_neuron=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

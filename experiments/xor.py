@@ -4,32 +4,37 @@ With the exact gradient Y1 alone is trained, and Y2 becomes what Y1 needs; with 
 Y2 is trained on a sub-problem; the feed-forward twin has no way to do it.
 """
 
+import dataclasses
 import math
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-if not __package__:  # run as a file: Python then puts experiments/ on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 from omegaconf import DictConfig
 
 import irnn_jax as irnn
-from experiments.harness import training, vary
-from experiments.harness.entry import entry
-from experiments.harness.launch import Experiments
-from experiments.harness.progress import Display
-from experiments.harness.recording import Recording
-from experiments.harness.training import Train
-from experiments.harness.vary import Numbers
-from experiments.show import sweep
-from experiments.show.content import Section
-from experiments.show.sweep import Outcome
-from experiments.show.xor import present
-from irnn_jax.network import NetworkLike
+from experiments import runner
+from experiments.report import sweep
+from experiments.report.content import Section
+from experiments.report.sweep import Outcome
+from experiments.report.xor import present
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(runner.Network):
+    trained: runner.Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(runner.Training):
+    num_seeds: runner.Count
+    num_steps: runner.Count
+    report_every: runner.Count
+    compare_at: runner.Count
+    solved_below: runner.Positive
+    networks: Mapping[str, Network]
 
 
 class Answers(NamedTuple):
@@ -48,19 +53,16 @@ class Answers(NamedTuple):
     solver_steps: Any
 
 
-def make_train(config: DictConfig, network: DictConfig) -> Train:
+def make_train(config: DictConfig, network: DictConfig) -> runner.Train:
     """Build one network's training, pure: `jit` it, `vmap` it over seeds."""
-    x, target = training.make(config.data)
+    x, target = runner.make(config.data)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
     trained = np.array(network.trained)
-
-    def init(key: PRNGKeyArray, numbers: Numbers | None = None) -> irnn.TrainState:
-        return trainer.start(training.draw(config, network, key, sizes), numbers)
 
     def loss(output: Array, target: Array) -> Array:
         return irnn.squared_error(output[trained], target[trained])
 
-    def evaluate(net: NetworkLike) -> Answers:
+    def evaluate(net: runner.NetworkLike) -> Answers:
         result = irnn.equilibrium(net, x, solver=trainer.solver)
         output, used = result.activities[-1], result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)
@@ -71,18 +73,18 @@ def make_train(config: DictConfig, network: DictConfig) -> Train:
             solver_steps=jnp.mean(result.num_steps),
         )
 
-    trainer = vary.trainer(config, network, loss)
-    return Train(init=init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate)
+    trainer = runner.vary.trainer(config, network, loss, sizes)
+    return runner.Train(
+        init=trainer.init, step=trainer.step, sample=lambda _: (x, target), evaluate=evaluate
+    )
 
 
-def run(config: DictConfig, recording: Recording, display: Display) -> Section:
+def run(config: DictConfig, recording: runner.Recording) -> Section:
     """Train every network of the configuration from every seed."""
-    _, target = training.make(config.data)
+    _, target = runner.make(config.data)
     # A common divisor, so that one compiled program takes all the steps.
     stride = math.gcd(config.num_steps, config.report_every)
-    answers = {
-        name: train_seeds(config, name, stride, recording, display) for name in config.networks
-    }
+    answers = {name: train_seeds(config, name, stride, recording) for name in config.networks}
     if config.vary:
         return sweep.present(
             {name: outcome(a, config.networks[name]) for name, a in answers.items()},
@@ -105,15 +107,15 @@ def error_of(look: Answers, network: DictConfig) -> np.ndarray:
     return look.error[:, list(network.trained)].mean(axis=-1)
 
 
-def train_seeds(
-    config: DictConfig, name: str, stride: int, recording: Recording, display: Display
-) -> Answers:
+def train_seeds(config: DictConfig, name: str, stride: int, recording: runner.Recording) -> Answers:
     """One network, all seeds side by side; looked at every `stride` steps."""
     num_looks = config.num_steps // stride
-    keys, numbers = vary.lanes(config, config.num_seeds)
-    task = display.task(f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps")
+    keys, numbers = runner.vary.lanes(config, config.num_seeds)
+    task = recording.display.task(
+        f"xor {name}", total=num_looks, unit="steps", size=stride, of="steps"
+    )
     looks: list[Answers] = []
-    for epoch in training.run(
+    for epoch in runner.training.run(
         make_train(config, config.networks[name])._replace(numbers=numbers),
         keys,
         name=name,
@@ -125,7 +127,7 @@ def train_seeds(
         task=task,
     ):
         look = epoch.evaluation
-        training.require_equilibria(f"xor {name}", look.converged)
+        runner.training.require_equilibria(f"xor {name}", look.converged)
         last = epoch.number == num_looks
         low, median, high = np.nanquantile(look.error, (0.25, 0.5, 0.75), axis=0)
         recording.row(
@@ -139,13 +141,11 @@ def train_seeds(
             **({"error": error_of(look, config.networks[name])} if last else {}),
         )
         looks.append(look)
-    return training.stack(looks)
+    return runner.stack(looks)
 
 
-@entry("xor")
-def main(config: DictConfig) -> Experiments:
-    return {"xor": (run, config)}
-
+EXPERIMENT = runner.Experiment(run, Config)
+main = runner.command("xor", xor=EXPERIMENT)
 
 if __name__ == "__main__":
     main()

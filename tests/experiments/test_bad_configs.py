@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments import pendulum, xor
-from experiments.harness import vary
-from experiments.harness.errors import Stopped
+from experiments.runner import vary
+from experiments.runner.errors import Stopped
 from tests.experiments.conftest import QUIET
 
 BAD = {
@@ -27,6 +27,11 @@ BAD = {
     "num_test=900000": "num_test=900000, but the data hold 800000 test samples",
     "resume=true": "holds no unfinished run of this configuration",
     "~num_runs": "num_runs",
+    "networks.exact.recurrent=1": "networks.exact.recurrent must be true or false, got 1",
+    "~model.hidden": "model.hidden is missing: it must be a list of integers, each at least 1",
+    "networks.exact=3": "networks.exact must be a group of keys, got 3",
+    "vary=3": "vary must be null or lists of numbers by their keys, got 3",
+    "devices=few": "devices must be null or an integer, at least 1, got 'few'",
     "num_epochs=[": "no viable alternative",
 }
 

@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments.harness.launch import CONFIGS
-from experiments.harness.resuming import what_is_run
-from experiments.harness.training import make
+from experiments.runner.entry import CONFIGS
+from experiments.runner.making import make
+from experiments.runner.resuming import what_is_run
 
 ENTRIES = ("scalar_neuron", "xor", "pendulum", "reproduce", "capacity", "choices", "study")
 EXPERIMENTS = {"paper_solver": ("xor", "pendulum", "scalar_neuron"), "pendulum_full": ("pendulum",)}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.harness.checkpoints import contents
-from experiments.harness.devices import spread
+from experiments.runner.checkpoints import contents
+from experiments.runner.devices import spread
 from tests.experiments.commands import TWO_NETWORKS, finish, metadata, results, start
 
 
@@ -81,6 +81,6 @@ def test_runs_lie_on_as_many_devices_as_divide_them(monkeypatch, num_runs, num_d
         def __init__(self, grid, axes, axis_types):
             self.shape = dict(zip(axes, grid.shape, strict=True))
 
-    monkeypatch.setattr("experiments.harness.devices.Mesh", Mesh)
+    monkeypatch.setattr("experiments.runner.devices.Mesh", Mesh)
     devices = tuple(Device() for _ in range(num_devices))
     assert str(spread(devices, num_runs=num_runs)) == expected

@@ -9,7 +9,7 @@ import pytest
 
 from tests.experiments.commands import TWO_NETWORKS, finish, metadata, results, start
 
-ENOUGH_FOR_A_WHILE = "260k"
+ENOUGH_FOR_A_WHILE = "60k"
 
 
 class Disk(NamedTuple):

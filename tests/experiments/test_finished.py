@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compare, export
-from experiments.harness import finished
+from experiments.report import finished
 from tests.experiments.test_reproduce import rows
 
 
@@ -45,6 +45,33 @@ def test_xor_is_compared_by_the_error_of_what_it_trains(reproduced):
     assert [result.network for result in found] == ["exact", "semi", "feedforward"]
     assert all(len(result.values) == 4 for result in found)
     assert found[2].values.mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_damaged_run_is_left_out_in_one_line(two, tmp_path, capsys):
+    metrics = two / "a" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes().replace(b"0.1", b"0.2", 1))
+    (two / "unfinished" / "metadata.json").write_text('{"status": "DO')
+    assert compare.main([str(two), "--out", str(tmp_path / "out")]) == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert f"left out: {two / 'a'} is damaged: {metrics} is damaged" in errors
+    assert len(errors) == 3  # each of the two, and where the comparison is
+    assert export.main([str(two / "a"), str(tmp_path / "export")]) == 2
+    assert capsys.readouterr().err == f"{metrics} is damaged\n"
+    assert not (tmp_path / "export").exists()
+
+
+def test_what_cannot_be_read_is_one_line(two, tmp_path, capsys):
+    (two / "b" / "config.yaml").write_text("a: [")
+    assert compare.main([str(two), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"{two / 'b'}/config.yaml is damaged"
+
+
+def test_runs_of_several_experiments_keep_their_metrics_apart(reproduced, tmp_path, capsys):
+    assert compare.main([str(reproduced), "--out", str(tmp_path / "out")]) == 0
+    assert "| runs | test error or error |" in capsys.readouterr().out
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert {bool(row["error"]) != bool(row["test_error"]) for row in found} == {True}
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])

@@ -1,16 +1,19 @@
 """Going on in a folder: what is kept, what is refused, and which folder it is."""
 
+import io
 import json
 import os
 import re
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import xor
-from experiments.harness import training
-from experiments.harness.errors import BadConfig
-from experiments.harness.recording import Recording
+from experiments.runner import metadata, training
+from experiments.runner.errors import BadConfig
+from experiments.runner.progress import Display
+from experiments.runner.recording import Recording
+from experiments.runner.resuming import refuse_another
 from tests.experiments.conftest import run_main
 
 SMALL = ("num_seeds=2", "num_steps=40", "~networks.exact", "~networks.semi")
@@ -19,15 +22,15 @@ SMALL = ("num_seeds=2", "num_steps=40", "~networks.exact", "~networks.semi")
 def record(folder, lines=(), error=None, **changes):
     """A run that writes rows, and fails if it is told to."""
     config = OmegaConf.create({"name": "test", "a": {"b": 1, "c": [1, 2]}} | changes)
-    said, new = [], []
+    said, new = io.StringIO(), []
     try:
-        with Recording(folder, config, command="a command", say=said.append) as recording:
+        with Recording(folder, config, command="a command", display=Display(said)) as recording:
             new = [recording.row(number=line) for line in lines]
             if error is not None:
                 raise error
     except KeyboardInterrupt:
         pass
-    return new, said
+    return new, said.getvalue()
 
 
 def numbers(folder):
@@ -57,7 +60,7 @@ def test_the_status_is_of_all_attempts(tmp_path):
     first = json.loads((tmp_path / "metadata.json").read_text())
     record(tmp_path)
     second = json.loads((tmp_path / "metadata.json").read_text())
-    assert (first["status"], second["status"]) == ("FAILED", "DONE")
+    assert (first["status"], second["status"]) == ("INTERRUPTED", "DONE")
     assert second["started"] == first["started"]
     assert len(second["resumed"]) == 1
     assert second["wall_seconds"] >= first["wall_seconds"]
@@ -68,7 +71,7 @@ def test_another_configuration_is_refused_and_the_keys_are_named(tmp_path):
     words = "another configuration (a.b: 1, now 2; a.d: not there, now 3)"
     with pytest.raises(BadConfig, match=re.escape(words)):
         record(tmp_path, a={"b": 2, "c": [1, 2], "d": 3})
-    assert json.loads((tmp_path / "metadata.json").read_text())["status"] == "FAILED"
+    assert json.loads((tmp_path / "metadata.json").read_text())["status"] == "INTERRUPTED"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -81,6 +84,62 @@ def test_a_folder_in_use_is_refused(tmp_path):
         pass
 
 
+def each_damage(whole):
+    """The file with each of its bytes changed in two bits, and cut after each of them."""
+    for place in range(len(whole)):
+        yield whole[:place]
+        for bit in (0, 5):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            yield bytes(flipped)
+
+
+def test_a_damaged_metadata_file_is_refused_in_one_line(tmp_path):
+    record(tmp_path, ["1"], KeyboardInterrupt())
+    path = tmp_path / "metadata.json"
+    expected = metadata.read(tmp_path)
+    said = []
+    for damaged in each_damage(path.read_bytes()):
+        path.write_bytes(damaged)
+        try:  # a changed space says the same
+            assert metadata.read(tmp_path) == expected
+        except BadConfig as error:
+            said.append(str(error))
+    assert len(said) > 2.5 * path.stat().st_size
+    assert all(line.startswith(f"{path} is damaged") and "\n" not in line for line in said)
+    with pytest.raises(BadConfig, match="is damaged"):
+        record(tmp_path, ["1"])
+
+
+def test_a_damaged_configuration_is_refused_in_one_line(tmp_path):
+    record(tmp_path, ["1"], KeyboardInterrupt())
+    path = tmp_path / "config.yaml"
+    whole = path.read_bytes()
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    said = []
+    for damaged in each_damage(whole):
+        path.write_bytes(damaged)
+        try:  # what is refused is another one, or none; what is not refused is the same one
+            refuse_another(tmp_path, config)
+        except BadConfig as error:
+            said.append(str(error))
+        else:
+            assert OmegaConf.load(path) == config
+    assert said
+    assert not any("\n" in line for line in said)
+
+
+def test_damaged_lines_are_written_again(tmp_path):
+    record(tmp_path, ["1", "2", "3"], KeyboardInterrupt())
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    for damaged in (whole.replace(b"2", b"3"), whole[1:], whole.replace(b"\n", b" "), b"\xff"):
+        path.write_bytes(damaged)
+        record(tmp_path, ["1", "2", "3"], KeyboardInterrupt())
+        assert path.read_bytes() == whole
+
+
 def interrupted(folder, monkeypatch):
     """A run that was trained, and stopped before it was shown."""
 
@@ -91,7 +150,7 @@ def interrupted(folder, monkeypatch):
         patch.setattr(xor, "present", stop)
         with pytest.raises(KeyboardInterrupt):
             run_main(xor.main, folder, *SMALL)
-    assert json.loads((folder / "metadata.json").read_text())["status"] == "FAILED"
+    assert json.loads((folder / "metadata.json").read_text())["status"] == "INTERRUPTED"
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -116,7 +175,7 @@ def test_resume_finds_the_newest_unfinished_run(tmp_path, monkeypatch, capsys):
     record(tmp_path / "runs" / "xor" / "another", error=KeyboardInterrupt())
     monkeypatch.chdir(tmp_path)
     # As on the command line, where the default folder is named after the time.
-    monkeypatch.setattr("experiments.harness.launch.is_fixed", lambda: False)
+    monkeypatch.setattr("experiments.runner.launch.is_fixed", lambda: False)
     run_main(xor.main, folder.parent / "new", *SMALL, "resume=true")
     assert f"Goes on in {folder}" in capsys.readouterr().err
     assert json.loads((folder / "metadata.json").read_text())["status"] == "DONE"

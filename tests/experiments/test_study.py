@@ -11,9 +11,9 @@ import pytest
 import irnn_jax as irnn
 from experiments import study
 from experiments.data.digits import digits
-from experiments.harness.board import board
-from experiments.harness.errors import BadConfig
 from experiments.losses import cross_entropy
+from experiments.runner.errors import BadConfig
+from experiments.runner.tensorboard import board
 from tests.experiments.conftest import run_main
 from tests.experiments.test_configs import composed
 from tests.experiments.test_reproduce import rows

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import pendulum, xor
-from experiments.harness import vary
-from experiments.harness.errors import BadConfig
+from experiments.runner import vary
+from experiments.runner.errors import BadConfig
 from tests.experiments.conftest import run_main
 from tests.experiments.test_configs import composed
 from tests.experiments.test_make_train import TINY_DATA
