@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import memory, reference, suite
+from benchmarks import convolution, memory, reference, suite
+from benchmarks.convolution_cases import Setting
 from benchmarks.measure import Row, Session, measure
-from benchmarks.peers import CONTENDERS, ours
+from benchmarks.peers import CONTENDERS, convolutional, ours
 from benchmarks.peers.base import JaxContender, stacked
 from benchmarks.regimes import CELLS, Cell, Random, Task, Trained, draw
 from benchmarks.show import best_of, counts, figure, markdown
@@ -152,6 +153,29 @@ def test_exact_memory_does_not_depend_on_the_steps():
     assert few == many
     few, many = peaks["Picard", "Unrolled, every state"]
     assert many > 2 * few
+
+
+def test_convolutional_cells_are_judged_against_plain_iteration():
+    setting = Setting(channels=2, side=4, gain=0.2, batch=2, inputs=1)
+    entered = [convolutional.OURS[0], convolutional.OPTIMISTIX[1]]
+
+    def nowhere(params, x, y0, tolerance):
+        return y0, None
+
+    wrong = dataclasses.replace(entered[1], name="wrong", solve=nowhere)
+    ours, peer, wrong = convolution.measure(setting, "float32", [*entered, wrong], {})
+    assert ours.counts
+    assert peer.counts
+    assert peer.ratio == 1
+    assert ours.error is not None
+    assert ours.error < 1e-5
+    assert ours.converged == peer.converged == 2
+    assert wrong.status == "WRONG"
+    assert wrong.ratio is None
+    console = Console(width=150)
+    with console.capture() as capture:
+        console.print(convolution.table([ours, peer, wrong]))
+    assert "WRONG" in capture.get()
 
 
 @pytest.mark.gpu
