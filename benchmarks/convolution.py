@@ -37,10 +37,10 @@ from benchmarks.regimes import ACCEPTED
 from benchmarks.timing import machine, paired
 
 LIMIT = 20.0  # seconds of a call, beyond which there is no other
-BUDGET = 6.0  # seconds of rounds, for all contenders of a line together
+BUDGET = 4.0  # seconds of rounds, for all contenders of a line together
 MAX_ROUNDS = 9
 LONG = 0.7  # seconds of a call, which is timed in rounds apart
-HOPELESS = 5.0  # times the best peer on smaller images, beyond which a peer is left out on larger
+HOPELESS = 3.0  # times the best peer on smaller images, beyond which a peer is left out on larger
 SLOW = "too slow"
 LADDER = {
     "float64": (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import convolution, memory, reference, suite
+from benchmarks import convolution, first_call, memory, own_loop, reference, suite
 from benchmarks.convolution_cases import Setting
 from benchmarks.measure import Row, Session, measure
 from benchmarks.peers import CONTENDERS, convolutional, ours
@@ -176,6 +176,36 @@ def test_convolutional_cells_are_judged_against_plain_iteration():
     with console.capture() as capture:
         console.print(convolution.table([ours, peer, wrong]))
     assert "WRONG" in capture.get()
+
+
+def test_a_first_result_is_timed_in_a_process_without_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag")
+    (row,) = first_call.measured([first_call.UNIT], 1, with_cache=False)
+    assert row["times"] == 1
+    assert 0 < row["cpu"] < 100
+    assert set(first_call.GOALS) == set(first_call.PROGRAMS)
+
+
+@pytest.mark.parametrize("name", first_call.PROGRAMS)
+def test_programs_of_the_first_call_can_be_traced(name, monkeypatch):
+    monkeypatch.setattr(first_call, "SMALL", ((3, 2, 1), 2))
+    monkeypatch.setattr(first_call, "WIDE", ((3, 2, 1), 2))
+    monkeypatch.setattr(first_call, "IMAGES", (1, 2, 2))
+    function, args = first_call.PROGRAMS[name]()
+    leaves = jax.tree.leaves(jax.eval_shape(function, *args))
+    assert len(leaves) >= 3
+
+
+def test_a_users_own_loop_is_timed_beside_its_twin(tmp_path):
+    own_loop.write_inputs(tmp_path / "inputs.npz")
+    rows = own_loop.measured(tmp_path / "inputs.npz", num_steps=2, rounds=1, only="trained")
+    rows = own_loop.with_ratios(rows)
+    assert [row["network"] for row in rows] == 2 * ["recurrent", "twin"]
+    for row in rows:
+        assert row["converged"] == 1
+        assert row["fastest"] > 0
+        assert row["network"] == "recurrent" or row["ratio"] == 1
+    own_loop.show(rows, 2)
 
 
 @pytest.mark.gpu

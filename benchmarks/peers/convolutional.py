@@ -8,7 +8,8 @@ torchdeq one a class; the tolerance is traced, so that one program serves all to
 Tried and left out: jaxopt's default adjoint (conjugate gradients on the normal equations, 1.8 to 3
 times as slow as BiCGStab); the regularisation of Anderson acceleration that jaxopt and torchdeq
 have by default (up to 8 times as slow); torchdeq's Broyden, 4 times as slow as its Anderson where
-plain iteration takes 15 steps, and divergent where it takes 150.
+plain iteration takes 15 steps, and divergent where it takes 150. lineax's BiCGStab takes a negative
+number for a breakdown in float32, and raises.
 """
 
 import dataclasses
