@@ -40,6 +40,7 @@ LIMIT = 20.0  # seconds of a call, beyond which there is no other
 BUDGET = 4.0  # seconds of rounds, for all contenders of a line together
 MAX_ROUNDS = 9
 LONG = 0.7  # seconds of a call, which is timed in rounds apart
+ONCE = 3.0  # seconds of a call that is timed once, when its tolerance has been found
 HOPELESS = 3.0  # times the best peer on smaller images, beyond which a peer is left out on larger
 SLOW = "too slow"
 LADDER = {
@@ -125,6 +126,9 @@ def settle(contender: Convolutional, case, exact, before: Row | None) -> tuple[R
     if before and (before.ratio or 0) > HOPELESS and before.peer:
         status = f"left out: {before.ratio:.0f} × the best on smaller images"
         return dataclasses.replace(row, status=status), None
+    if before and before.peer and before.status:
+        status = f"left out: {before.status} on smaller images"
+        return dataclasses.replace(row, status=status), None
     if before and before.status.startswith(SLOW):
         return dataclasses.replace(row, status=f"{SLOW}, as on smaller images"), None
     if contender.growing:
@@ -152,7 +156,7 @@ def settle(contender: Convolutional, case, exact, before: Row | None) -> tuple[R
         if seconds > LIMIT:
             return dataclasses.replace(row, status=f"one call took {seconds:.0f} s"), None
         if error <= ACCEPTED[dtype]:
-            return row, functools.partial(call, tolerance)
+            return row, functools.partial(call, tolerance) if seconds < ONCE else None
         if contender.own_tolerance:
             break
     return dataclasses.replace(row, status=row.status or "WRONG"), None
