@@ -5,7 +5,7 @@ The cell is y = tanh(conv3x3(y, lateral) + conv3x3(x, kernel) + bias), channels 
 from a target, and the gradient is that of all parameters. Lateral weights are such that plain
 iteration from zero takes about 15 and 150 steps to 1e-10 (it is counted, and printed).
 
-    python -m benchmarks.convolution                      # all: some 8 minutes
+    python -m benchmarks.convolution                      # all: some 10 minutes on an idle machine
     python -m benchmarks.convolution --quick              # 8 channels, float32: a minute
     python -m benchmarks.convolution --only "irnn_jax" "jaxopt Anderson" --dtype float32
 
@@ -13,8 +13,9 @@ Each contender gets the loosest tolerance, by powers of ten, with which its grad
 (relative error, in the maximum norm over all leaves, of 1e-6 in float64 and 1e-3 in float32); what
 has a tolerance of its own keeps that. The error is against plain iteration and its adjoint in
 float64, to rounding, with convolutions written as sums of matrix products. Contenders take turns.
-One whose gradient is never good enough is marked WRONG, and no ratio is to it; nor to one that is
-timed only once, since a call takes longer than 20 s.
+One whose gradient is never good enough is marked WRONG, and no ratio is to it, nor to one of which
+a call takes longer than 20 s. What takes seconds is timed once, when its tolerance is found. A peer
+that is far behind, or wrong, on the smaller images is left out on the larger.
 """
 
 import argparse
