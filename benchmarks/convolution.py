@@ -5,8 +5,8 @@ The cell is y = tanh(conv3x3(y, lateral) + conv3x3(x, kernel) + bias), channels 
 from a target, and the gradient is that of all parameters. Lateral weights are such that plain
 iteration from zero takes about 15 and 150 steps to 1e-10 (it is counted, and printed).
 
-    python -m benchmarks.convolution                      # all: some 10 minutes on an idle machine
-    python -m benchmarks.convolution --quick              # 8 channels, float32: a minute
+    python -m benchmarks.convolution                      # all
+    python -m benchmarks.convolution --quick              # 8 channels, float32: 2 minutes
     python -m benchmarks.convolution --only "irnn_jax" "jaxopt Anderson" --dtype float32
 
 Each contender gets the loosest tolerance, by powers of ten, with which its gradient is good enough

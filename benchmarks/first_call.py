@@ -6,7 +6,7 @@ the least of some repetitions. They are set beside what optimistix's Newton meth
 first gradient of 100-5-2, mapped over 32 samples. Then, with `jax_compilation_cache_dir` set and
 filled by a first process, the seconds that a second one needs.
 
-    python -m benchmarks.first_call                       # some 5 minutes
+    python -m benchmarks.first_call                       # all, in minutes
     python -m benchmarks.first_call --only 100-5-2 --repetitions 1
 """
 

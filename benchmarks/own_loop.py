@@ -7,7 +7,7 @@ fresh weights, and from trained ones (`benchmarks/trained.npz`), which small lea
 what they are. All take turns in one process, started without the flags that the benchmarks set;
 its data are drawn before, and gone round.
 
-    python -m benchmarks.own_loop                         # a minute
+    python -m benchmarks.own_loop                         # 2 minutes
     python -m benchmarks.own_loop --steps 200 --rounds 3
 """
 

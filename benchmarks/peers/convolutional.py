@@ -1,15 +1,15 @@
 """Contenders for a convolutional cell, each with the settings in which it was fastest here.
 
 The cell is written as a user writes it, channels last, the drive computed inside it. For a peer the
-whole batch is one problem, which was faster than `jax.vmap` of one sample throughout. A JAX
-contender is a function (params, x, y0, tolerance) -> (y, flags of the samples or None), and a
-torchdeq one a class; the tolerance is traced, so that one program serves all tolerances.
+whole batch is one problem. A JAX contender is a function (params, x, y0, tolerance) -> (y, flags of
+the samples or None), and a torchdeq one a class; the tolerance is traced, so that one program
+serves all tolerances.
 
-Tried and left out: jaxopt's default adjoint (conjugate gradients on the normal equations, 1.8 to 3
+Tried and left out: jaxopt's default adjoint (conjugate gradients on the normal equations, up to 2.8
 times as slow as BiCGStab); the regularisation of Anderson acceleration that jaxopt and torchdeq
-have by default (up to 8 times as slow); torchdeq's Broyden, 4 times as slow as its Anderson where
-plain iteration takes 15 steps, and divergent where it takes 150. lineax's BiCGStab takes a negative
-number for a breakdown in float32, and raises.
+have by default (up to 1.4 and 8 times as slow); torchdeq's Broyden, 3 times as slow as its Anderson
+where plain iteration takes 15 steps, and divergent where it takes 150. lineax's BiCGStab reports a
+breakdown in float32, and raises: it is kept for float64.
 """
 
 import dataclasses
