@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import memory, reference, suite
+from benchmarks import convolution, first_call, memory, own_loop, reference, suite
+from benchmarks.convolution_cases import Setting
 from benchmarks.measure import Row, Session, measure
-from benchmarks.peers import CONTENDERS, ours
+from benchmarks.peers import CONTENDERS, convolutional, ours
 from benchmarks.peers.base import JaxContender, stacked
 from benchmarks.regimes import CELLS, Cell, Random, Task, Trained, draw
 from benchmarks.show import best_of, counts, figure, markdown
@@ -152,6 +153,59 @@ def test_exact_memory_does_not_depend_on_the_steps():
     assert few == many
     few, many = peaks["Picard", "Unrolled, every state"]
     assert many > 2 * few
+
+
+def test_convolutional_cells_are_judged_against_plain_iteration():
+    setting = Setting(channels=2, side=4, gain=0.2, batch=2, inputs=1)
+    entered = [convolutional.OURS[0], convolutional.OPTIMISTIX[1]]
+
+    def nowhere(params, x, y0, tolerance):
+        return y0, None
+
+    wrong = dataclasses.replace(entered[1], name="wrong", solve=nowhere)
+    ours, peer, wrong = convolution.measure(setting, "float32", [*entered, wrong], {})
+    assert ours.counts
+    assert peer.counts
+    assert peer.ratio == 1
+    assert ours.error is not None
+    assert ours.error < 1e-5
+    assert ours.converged == peer.converged == 2
+    assert wrong.status == "WRONG"
+    assert wrong.ratio is None
+    console = Console(width=150)
+    with console.capture() as capture:
+        console.print(convolution.table([ours, peer, wrong]))
+    assert "WRONG" in capture.get()
+
+
+def test_a_first_result_is_timed_in_a_process_without_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag")
+    (row,) = first_call.measured([first_call.UNIT], 1, with_cache=False)
+    assert row["times"] == 1
+    assert 0 < row["cpu"] < 100
+    assert set(first_call.GOALS) == set(first_call.PROGRAMS)
+
+
+@pytest.mark.parametrize("name", first_call.PROGRAMS)
+def test_programs_of_the_first_call_can_be_traced(name, monkeypatch):
+    monkeypatch.setattr(first_call, "SMALL", ((3, 2, 1), 2))
+    monkeypatch.setattr(first_call, "WIDE", ((3, 2, 1), 2))
+    monkeypatch.setattr(first_call, "IMAGES", (1, 2, 2))
+    function, args = first_call.PROGRAMS[name]()
+    leaves = jax.tree.leaves(jax.eval_shape(function, *args))
+    assert len(leaves) >= 3
+
+
+def test_a_users_own_loop_is_timed_beside_its_twin(tmp_path):
+    own_loop.write_inputs(tmp_path / "inputs.npz")
+    rows = own_loop.measured(tmp_path / "inputs.npz", num_steps=2, rounds=1, only="trained")
+    rows = own_loop.with_ratios(rows)
+    assert [row["network"] for row in rows] == 2 * ["recurrent", "twin"]
+    for row in rows:
+        assert row["converged"] == 1
+        assert row["fastest"] > 0
+        assert row["network"] == "recurrent" or row["ratio"] == 1
+    own_loop.show(rows, 2)
 
 
 @pytest.mark.gpu
