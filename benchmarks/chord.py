@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.regimes import Cell, Random, Task, draw
-from irnn_jax.networks.dense import connections, drive
-from irnn_jax.problem import DenseProblem
 from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Equation
 from irnn_jax.iterations.stationary import settle
+from irnn_jax.networks.dense import connections, drive
+from irnn_jax.problem import DenseProblem
 
 GAINS, SAMPLES, SOME, TOLERANCE = (1, 2, 3, 4), 1024, 4, 1e-10
 

@@ -15,7 +15,7 @@ from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.networks.dense import Layer, Network, init
+from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -57,6 +57,7 @@ __all__ = [
     "Metrics",
     "MixedPrecision",
     "Network",
+    "NetworkLike",
     "Neumann",
     "NewtonKrylov",
     "Picard",

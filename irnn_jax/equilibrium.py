@@ -132,7 +132,9 @@ def _of_any_batch(
     method: Method, net: Network, x: Array, probe: AdjointReport, tolerance: ArrayLike | None
 ) -> Equilibrium:
     """Of an empty batch nothing, by way of one sample: loops and pivots want at least one."""
-    axes = [axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size]
+    axes = [
+        axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size
+    ]
     if not axes:
         return _equilibrium(method, net, x, probe, tolerance)
 
@@ -188,7 +190,7 @@ def _equilibrium(
     tolerance: Float[Array, ""] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
-    # Half precision has too few digits for a linear solve: it is solved, and comes back, in float32.
+    # Half precision has too few digits for a linear solve: solved, and returned, in float32.
     dtype = jnp.promote_types(jnp.result_type(x, *jax.tree.leaves(net)), jnp.float32)
     x = x.reshape(-1, x.shape[-1]).astype(dtype)
     # dL/dQ sums u x^T over the batch: a bad x times a masked u of zero would still be NaN.

@@ -98,7 +98,7 @@ class Linearisation(eqx.Module):
 
     @abc.abstractmethod
     def product(self, transposed: bool) -> Callable[[State], State]:
-        """v -> J v, or w -> J^T w."""
+        """V -> J v, or w -> J^T w."""
 
     def feedforward_pullback(self, w: State) -> State:
         """J_Q^T w, J_Q the part of J through feed-forward weights; a cell's state has none."""
@@ -162,7 +162,7 @@ class Problem(eqx.Module):
     def first_evaluations(
         self, y: State, tolerance: float | Numbers, loop: Loop
     ) -> tuple[State, Array, State, Numbers, Numbers]:
-        """Y, the slope and F there, max|F|, and what the way to Y left: where a continuation starts.
+        """Y, the slope and F there, max|F|, and what the way there left: a continuation's start.
 
         A kind that can prove a contraction may go some of the way by the map itself.
         """
@@ -173,7 +173,7 @@ class Problem(eqx.Module):
         return y, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)
 
     def coarse(self, y: State) -> Coarse:
-        """g as the flow is followed: where steps err by a hundredth, it need not be exact."""
+        """G as the flow is followed: where steps err by a hundredth, it need not be exact."""
         return Coarse(self.value, y, self.layout, lambda states: states)
 
     def settle(
@@ -327,7 +327,7 @@ def solve_by_products(product: Callable[[State], State], rhs: State, layout: Lay
 def _solve_plainly(
     product: Callable[[State], State], rhs: State, enough: Numbers, layout: Layout
 ) -> State:
-    """w <- rhs + K w while the change shrinks fast, of each sample."""
+    """W <- rhs + K w while the change shrinks fast, of each sample."""
 
     def advance(number: Array, at: tuple[State, Numbers, Flags]) -> tuple[State, Numbers, Flags]:
         del number

@@ -31,7 +31,6 @@ def only_stable(method: Method, problem: DenseProblem, y0: State, solved: Solved
         return solved
     cautious = dataclasses.replace(method, solver=method.solver.more_cautious())
 
-
     def flagged(problem: DenseProblem, solved: Solved) -> Solved:
         return _flagged(problem, judged(cautious, problem, solved))
 

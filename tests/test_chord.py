@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
+from irnn_jax.iterations.chord import chord_of, chord_pays
 from irnn_jax.networks.dense_linearisation import solve_adjoint_by_chord
 from irnn_jax.problem import DIRECT_UP_TO
 from irnn_jax.solvers import settle
-from irnn_jax.iterations.chord import chord_of, chord_pays
 from tests.problems import inputs, network, relative_error
 
 HIDDEN = DIRECT_UP_TO + 20

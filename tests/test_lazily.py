@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.xla.conditional import at_most_once
 from irnn_jax.linalg.spectrum import find_unstable
+from irnn_jax.xla.conditional import at_most_once
 
 
 @pytest.mark.parametrize("needed", [[False, False], [False, True]])

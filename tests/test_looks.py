@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.xla.device import STEPS_A_LOOK, looks_are_cheap, steps_a_look
-from irnn_jax.xla.precision import is_fast_in_double
 from irnn_jax.solvers import refine
+from irnn_jax.xla.device import STEPS_A_LOOK, looks_are_cheap, steps_a_look
 from irnn_jax.xla.loops import repeat_together
+from irnn_jax.xla.precision import is_fast_in_double
 from tests.problems import inputs, network, relative_error
 
 STARTS = jnp.asarray([[8.0, 0.5, 1.0], [64.0, 16.0, 5.0]])

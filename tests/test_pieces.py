@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
+from irnn_jax.iterations.hammerstein import piece_width
 from irnn_jax.networks.dense import connections
 from irnn_jax.solvers import in_pieces as pieces
 from irnn_jax.solvers.base import Solved
-from irnn_jax.iterations.hammerstein import piece_width
 from tests.problems import inputs, network, relative_error
 
 

@@ -8,11 +8,11 @@ from scipy.special import expit
 
 import irnn_jax as irnn
 from irnn_jax.activations import value_and_slope
-from irnn_jax.networks.dense_linearisation import solve_adjoint, solve_tangent
 from irnn_jax.iterations.chord import unknown_chord
 from irnn_jax.iterations.hammerstein import Equation, affine
 from irnn_jax.iterations.refinement import settle_refined
 from irnn_jax.iterations.stationary import settle
+from irnn_jax.networks.dense_linearisation import solve_adjoint, solve_tangent
 from tests.problems import inputs, network, relative_error
 
 

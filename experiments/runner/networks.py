@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 import irnn_jax as irnn
 from experiments.runner.making import make
-from irnn_jax.network import NetworkLike
+from irnn_jax import NetworkLike
 
 __all__ = ["NetworkLike", "draw", "num_parameters"]
 

@@ -28,6 +28,4 @@ class SemiGradient:
             state = cotangent + linear.feedforward_pullback(state)
         finite = linear.layout.all(jnp.isfinite(state))
         # Substitution is exact: the series in the nilpotent J_Q ends.
-        return Adjoint(
-            state=state, residual=jnp.zeros(finite.shape, state.dtype), converged=finite
-        )
+        return Adjoint(state=state, residual=jnp.zeros(finite.shape, state.dtype), converged=finite)

@@ -84,9 +84,7 @@ def _refine(
 
     # What begins at zero has no product to wait for.
     y = y.astype(single)
-    recurrent = run_if(
-        jnp.any(y != 0), lambda _, y: coarse.times(y), jnp.zeros_like(y), y
-    )
+    recurrent = run_if(jnp.any(y != 0), lambda _, y: coarse.times(y), jnp.zeros_like(y), y)
     size = equation.size(coarse.value(coarse.drive + recurrent))
     first = tolerance if dtype == single else INNER * jnp.maximum(1, size)
     settled, chord = iterate(coarse, recurrent, going, first, chord, num_samples)

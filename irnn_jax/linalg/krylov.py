@@ -43,7 +43,7 @@ def bicgstab(
     layout: Layout,
     max_steps: int,
 ) -> Float[Array, "*state"]:
-    """Solve operator(x) = rhs from `start`, until max|rhs - operator(x)| <= enough, sample by sample.
+    """Solve operator(x) = rhs from `start`, until max|rhs - operator(x)| <= enough of each sample.
 
     Two products a step and six vectors in all (van der Vorst, SIAM J. Sci. Stat. Comput. 13, 1992).
     It may break down: callers check what comes back.

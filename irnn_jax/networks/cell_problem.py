@@ -153,7 +153,7 @@ class CellLinearisation(Linearisation):
     depth: ClassVar[int] = 1
 
     def product(self, transposed: bool) -> Callable[[State], State]:
-        """v -> J v, or w -> J^T w."""
+        """V -> J v, or w -> J^T w."""
 
         def flat(y: State) -> State:
             return self.kind.flat(self.inputs, y)

@@ -1,11 +1,11 @@
-"""J = D A of a network at one state of each sample, and solves with I - J, for a batch that lies last.
+"""J = D A of a network at one state of each sample, and solves with I - J; samples lie last.
 
-Solved directly up to some neurons, with one step of iterative refinement, which squares the relative
-error that a factorisation without pivots leaves; and what that leaves too large is solved by LAPACK,
-which pivots. Wide systems are iterated, with products that all samples share: an equilibrium that an
-iteration reaches has an adjoint that an iteration reaches, since their rates are the same. A sample
-for which it does not end, with Anderson acceleration either, is solved directly, one after the
-other, which takes the memory of one.
+Solved directly up to some neurons, with one step of iterative refinement, which squares the
+relative error that a factorisation without pivots leaves; and what that leaves too large is solved
+by LAPACK, which pivots. Wide systems are iterated, with products that all samples share: an
+equilibrium that an iteration reaches has an adjoint that an iteration reaches, since their rates
+are the same. A sample for which it does not end, with Anderson acceleration either, is solved
+directly, one after the other, which takes the memory of one.
 """
 
 import functools

@@ -180,5 +180,6 @@ def follow_by_diffrax(
         max_steps=max_steps,
         throw=False,
     )
-    assert solution.ts is not None and solution.ys is not None
+    assert solution.ts is not None
+    assert solution.ys is not None
     return solution.ys[-1], jnp.asarray(solution.stats["num_steps"], jnp.int32), solution.ts[-1]

@@ -148,9 +148,7 @@ class PseudoTransient:
     ) -> Progress:
         """Where a batch stands before its first step, see `proceed`."""
         tolerance = tolerance_of(self, problem, y0.dtype)
-        state, slope, velocity, residual, remaining = problem.first_evaluations(
-            y0, tolerance, loop
-        )
+        state, slope, velocity, residual, remaining = problem.first_evaluations(y0, tolerance, loop)
         time = jnp.zeros_like(remaining)
         return Progress(
             at=Iterate(state, velocity, slope, residual, remaining, time),

@@ -29,7 +29,12 @@ def retry(
     start where they are, and are done after a step. Steps are added up.
 
     Args:
-        failed: which samples need it, of what is known of them.
+        solver: the second solver.
+        problem: the batch.
+        y0: where it begins again.
+        before: what is known of it.
+        failed: which samples need it.
+        loop: how work that not all need is done.
         judged: what else is asked of what the second solver found.
         accepted: what may take the place of the first answer, of what was judged.
     """

@@ -42,8 +42,8 @@ class Iterate(NamedTuple):
             again by the event.
         slope: what the linearisation at Y needs, evaluated along with the velocity.
         residual: max|velocity|, one a sample.
-        remaining: the error that the step which led here left in Y, in units of 1/rate, one a sample.
-        time: for how long the flow was followed to here, in units of the time constant, one a sample.
+        remaining: the error that the step which led here left in Y, in units of 1/rate.
+        time: for how long the flow was followed to here, in units of the time constant.
     """
 
     state: State

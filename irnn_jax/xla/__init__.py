@@ -1,1 +1,1 @@
-"""How XLA is made fast: layout, loops, chunks, precision. No mathematics, every threshold in `tuning`."""
+"""How XLA is made fast: layout, loops, chunks, precision; every threshold is in `tuning`."""

@@ -4,8 +4,8 @@ It brings a convolution into the order that its library takes (samples, places, 
 outside of loops. Inside, the transpose of a user's convolution, or one with channels first, runs as
 the plain nest of loops that it is written as: 5 to 15 times slower (`python -m
 benchmarks.convolution`). And of double precision its library has none. So a function that is about
-to be repeated is rewritten: the same operations in the same order, but each convolution brought into
-that order, in double precision as one product with the columns of its input.
+to be repeated is rewritten: the same operations in the same order, but each convolution brought
+into that order, in double precision as one product with the columns of its input.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def _convolution(lhs: Any, rhs: Any, *, dimension_numbers: Any, **params: Any) -
 
 
 def _as_columns(lhs: Any, rhs: Any, **params: Any) -> Any:
-    """As one product with the columns of the input: of double precision, without groups or strides."""
+    """As one product with the columns of the input: in double, without groups or strides."""
     plain = (
         lhs.dtype == jnp.float64
         and params["feature_group_count"] == params["batch_group_count"] == 1
@@ -84,14 +84,12 @@ def _as_columns(lhs: Any, rhs: Any, **params: Any) -> Any:
     if not plain:
         return None
     padded = jnp.pad(lhs, [(0, 0), *params["padding"], (0, 0)])
-    *window, channels, out = rhs.shape
+    *window, _, out = rhs.shape
     size = [whole - width + 1 for whole, width in zip(padded.shape[1:-1], window, strict=True)]
     shifted = []
     for start in itertools.product(*map(range, window)):
         end = [i + n for i, n in zip(start, size, strict=True)]
-        shifted.append(
-            lax.slice(padded, (0, *start, 0), (len(padded), *end, padded.shape[-1]))
-        )
+        shifted.append(lax.slice(padded, (0, *start, 0), (len(padded), *end, padded.shape[-1])))
     columns = jnp.concatenate(shifted, axis=-1)
     matrix = rhs.reshape(-1, out)
     product = lax.dot(columns.reshape(-1, len(matrix)), matrix, precision=params["precision"])

@@ -59,7 +59,7 @@ class Plain:
     skips = True
 
     def repeat(self, advance, start, moving, max_steps, check_every=1):
-        """A sample that has ended goes on with the others: `advance` keeps it, or it does not matter.
+        """A sample that has ended goes on too: `advance` keeps it, or it does not matter.
 
         Whether one is moving is asked after every `check_every` steps, a divisor of `max_steps`.
         Under `vmap` `lax.while_loop` would keep every array of each run that has ended by a
@@ -80,7 +80,7 @@ class Plain:
         return run_if(needed, work, state, *given)
 
     def diffrax_adjoint(self) -> diffrax.AbstractAdjoint:
-        """diffrax's plain loop."""
+        """Diffrax's plain loop."""
         return diffrax.ForwardMode()
 
 

@@ -9,6 +9,7 @@ from irnn_jax.xla.tuning import FAST_IN_DOUBLE
 
 Tree = TypeVar("Tree")
 
+
 def is_fast_in_double() -> bool:
     """Whether the default device is a GPU made for double precision."""
     return getattr(jax.devices()[0], "compute_capability", None) in FAST_IN_DOUBLE

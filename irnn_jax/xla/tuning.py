@@ -1,4 +1,4 @@
-"""Every threshold that is there for speed, beside the command that measured it. CPU unless it says so.
+"""Every threshold that is there for speed, beside the command that measured it, on a CPU.
 
 Nothing is less right on the other side of any of them.
 """

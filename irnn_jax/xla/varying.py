@@ -1,8 +1,8 @@
 """What `jax.shard_map` wants to know of a loop: over which mesh axes its carry differs.
 
 A loop that starts with a constant (zero steps, no sample done) and goes on with numbers that differ
-from device to device has a carry of two types, which `shard_map` refuses. Here all of a carry varies
-over the axes over which anything in it does.
+from device to device has a carry of two types, which `shard_map` refuses. Here all of a carry
+varies over the axes over which anything in it does.
 """
 
 from collections.abc import Callable
