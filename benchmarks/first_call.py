@@ -80,6 +80,7 @@ def newton(sizes, batch):
     import jax
     import jax.numpy as jnp
     import optimistix as optx
+
     from irnn_jax.networks.dense import connections, drive
 
     net, x = network(sizes, batch)
