@@ -1,6 +1,5 @@
 """The equilibrium of a network, its activities and what is known about them."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -116,16 +115,13 @@ def equilibrium(
     x = checked_input(net, x)
     check_elementwise(activation)
     check_tolerance(tolerance)
-    kind = DenseKind(activation=activation, sizes=net.sizes[1:])
     method = Method(
-        kind=kind,
+        kind=DenseKind(activation=activation, sizes=net.sizes[1:]),
         solver=solver,
         gradient=gradient,
         throw=throw,
         checked=only_stable if check_stability else None,
     )
-    if not gradient.loop().skips:
-        method = dataclasses.replace(method, kind=dataclasses.replace(kind, joins=False))
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():

@@ -88,6 +88,10 @@ class AdjointReport(NamedTuple):
 
 def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
     """The equilibria of a batch from y0, differentiable in `inputs`; the probe has one a sample."""
+    kind: Any = method.kind
+    if getattr(kind, "joins", False) and not method.gradient.loop().skips:
+        # No reverse mode goes through a rule for `jax.vmap`.
+        method = dataclasses.replace(method, kind=dataclasses.replace(kind, joins=False))
     # Inside of `jax.shard_map` a sum over the devices belongs to weights that all of them share:
     # JAX makes it of what follows.
     inputs, y0, probe = vary((inputs, y0, probe), varying_axes((inputs, y0)))

@@ -99,7 +99,7 @@ class Linearisation(eqx.Module):
 
     @abc.abstractmethod
     def product(self, transposed: bool) -> Callable[[State], State]:
-        """V -> J v, or w -> J^T w."""
+        """J v of v, or J^T w of w."""
 
     def feedforward_pullback(self, w: State) -> State:
         """J_Q^T w, J_Q the part of J through feed-forward weights; a cell's state has none."""

@@ -1,6 +1,7 @@
 """Y = cell(params, Y, x), by products alone: a cell of a whole batch, samples first, (batch, n)."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
-from irnn_jax.problem import Linearisation, Problem
+from irnn_jax.problem import Linearisation, Problem, solve_by_products
 from irnn_jax.xla.convolutions import canonical
 from irnn_jax.xla.rewrite import operations
 
@@ -72,11 +73,13 @@ class CellKind:
         cell: (inputs, state, x) -> state, of pytrees.
         shape: of the state of one sample.
         batched: whether the cell takes a whole batch; else the batch is of one sample.
+        joins: whether what `jax.vmap` adds is joined with the batch, which has no reverse mode.
     """
 
     cell: Callable[[Any, Any, Any], Any]
     shape: StateShape
     batched: bool
+    joins: bool = True
 
     def problem(self, inputs: Any) -> "CellProblem":
         """With these numbers: (parameters, x)."""
@@ -84,7 +87,7 @@ class CellKind:
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
         """What `jax.vmap` adds becomes a part of the batch."""
-        return _joining(self, solve)
+        return _joining(self, solve) if self.joins else functools.partial(solve, self)
 
     def flat(self, inputs: Any, y: State) -> State:
         """The cell on flat states."""
@@ -196,8 +199,18 @@ class CellLinearisation(Linearisation):
     layout: ClassVar[Layout] = SAMPLES_FIRST
     depth: ClassVar[int] = 1
 
+    def solve(self, rhs: State, transposed: bool) -> State:
+        """By products, what `jax.vmap` adds becoming a part of the batch."""
+
+        def solve(kind: Any, inputs: Any, states: Array) -> Array:
+            y, rhs = jnp.split(states, 2, axis=1)
+            linear = CellLinearisation(inputs=inputs, y=y, kind=kind)
+            return solve_by_products(linear.product(transposed), rhs, self.layout)
+
+        return _joining(self.kind, solve)(self.inputs, jnp.concatenate([self.y, rhs], axis=1))
+
     def product(self, transposed: bool) -> Callable[[State], State]:
-        """V -> J v, or w -> J^T w."""
+        """J v of v, or J^T w of w."""
 
         def flat(y: State) -> State:
             return self.kind.flat(self.inputs, y)
