@@ -35,10 +35,7 @@ SOLVERS = {
     "pseudo_transient": Promise(irnn.PseudoTransient(), 1e-13),
     "mixed_precision": Promise(irnn.MixedPrecision(), 1e-13),
     "newton_krylov": Promise(irnn.NewtonKrylov(max_steps=20), STOPS_AT_TOLERANCE),
-    "exponential": Promise(
-        irnn.Exponential(max_steps=30, acceleration=irnn.Anderson(max_steps=60)),
-        STOPS_AT_TOLERANCE,
-    ),
+    "exponential": Promise(irnn.Exponential(max_steps=30), STOPS_AT_TOLERANCE),
     "anderson": Promise(irnn.Anderson(max_steps=60), STOPS_AT_TOLERANCE),
     "flow": Promise(irnn.Flow(), STOPS_AT_TOLERANCE),
     "picard": Promise(irnn.Picard(), STOPS_AT_TOLERANCE),

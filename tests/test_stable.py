@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import expit
 
 import irnn_jax as irnn
-from irnn_jax import spectrum
+from irnn_jax.linalg import spectrum
 from tests.problems import (
     CHEAP,
     some_sigmoid,

@@ -233,3 +233,20 @@ def test_solvers_inside_solvers_are_checked():
         irnn.Exponential(acceleration=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)
+
+
+def test_the_gradient_of_a_wide_network_scales_with_the_loss():
+    """In float32 too, whose range the squares of a small cotangent leave."""
+    net = network((30, 250, 4), scale=1 / 16)
+    net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (net, inputs(net, 100)))
+
+    @jax.jit
+    def gradient(scale):
+        return jax.grad(lambda net: scale * jnp.sum(jnp.sin(irnn.apply(net, x))))(net)
+
+    expected = gradient(jnp.float32(1))
+    for scale in (1e-3, 1e-12, 1e-25, 1e12):
+        scaled = gradient(jnp.float32(scale))
+        for a, b in zip(jax.tree.leaves(scaled), jax.tree.leaves(expected), strict=True):
+            # The sums of gradients over the batch are in range too.
+            np.testing.assert_allclose(a / scale, b, rtol=1e-4, atol=1e-4 * np.max(np.abs(b)))
