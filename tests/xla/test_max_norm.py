@@ -7,7 +7,6 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.xla.max_norm import max_norm
-from tests.problems import inputs, network
 
 
 # From some 4,096 numbers on XLA takes another way to a maximum, in which NaN is lost.
