@@ -1,4 +1,4 @@
-"""A solver, a gradient and a kind of problem of one's own: a class each, and no change elsewhere."""
+"""A solver, a gradient and a kind of problem of one's own: a class each, no change elsewhere."""
 
 import dataclasses
 from collections.abc import Callable

@@ -266,7 +266,7 @@ def _halved(params: Any, y: Any, x: Any) -> Any:
 REFUSED = {
     "two batches": (
         (None, jnp.ones((3, 2)), jnp.zeros((4, 2))),
-        "one batch .*x.*3.*y0|y0.*4.*x.*3",
+        "one batch .*y0.*4.*x.*3",
     ),
     "a scalar in x": ((None, jnp.ones(()), jnp.zeros((4, 2))), "x is a scalar"),
     "a number in x": ((None, 1.0, jnp.zeros((4, 2))), "x is a scalar"),

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -232,15 +230,7 @@ def test_training_through_a_cascade():
 # --- what a cascade is --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the types that only the tests check: what a caller is told."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_runtime_types")
 def test_a_cascade_is_a_value():
     assert irnn.Cascade() == irnn.Cascade()
     assert hash(irnn.Cascade()) == hash(irnn.Cascade())
@@ -276,7 +266,7 @@ BAD_SOLVERS = [
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_runtime_types")
 @pytest.mark.parametrize(("solvers", "words"), BAD_SOLVERS)
 def test_solvers_are_checked_when_built(solvers, words):
     with pytest.raises(ValueError, match=words):
