@@ -1,6 +1,10 @@
 """Cells and networks as people write them, and what JAX's users do with any function."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -661,3 +665,16 @@ def _nested(net: irnn.Network) -> Any:
     """As checkpoints restore it that know no classes."""
     layers = {str(i): layer._asdict() for i, layer in enumerate(net.layers)}
     return {"layers": layers, "feedback": {str(i): R for i, R in enumerate(net.feedback)}}
+
+
+@pytest.mark.slow
+def test_shard_map_on_two_devices():
+    """The same tests, in a process that has two."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n0", __file__, "-k", "shard_map_as_it_is"],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
