@@ -256,7 +256,7 @@ KINDS = {
     "continuation": {"solver": irnn.PseudoTransient()},
     "newton": {"solver": irnn.NewtonKrylov()},
     "anderson": {"solver": irnn.Anderson()},
-    "flow": {"solver": irnn.Flow()},
+    "euler": {"solver": irnn.Euler(step_size=0.5)},
     "neumann": {"solver": irnn.Picard(), "gradient": irnn.Neumann(num_terms=200)},
     "unrolled": {"solver": irnn.Picard(), "gradient": irnn.Unrolled()},
     "own": {"solver": Damped(), "gradient": Richardson()},

@@ -160,7 +160,8 @@ SLOW = ("cascade", "mixed_precision", "auto", "in_chunks")
 @functools.cache
 def _unrolled(solver: str, checkpoints: int | None) -> Any:
     net = network((2, 3, 1), scale=0.5)
-    x = inputs(net, batch=3)
+    # States that are larger than what else a program wants.
+    x = inputs(net, batch=150)
 
     def loss(net):
         mode = irnn.Unrolled(checkpoints=checkpoints)
