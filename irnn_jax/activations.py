@@ -3,11 +3,14 @@
 import concurrent.futures
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from irnn_jax.xla.rewrite import operations
 
 Activation = Callable[[Array], Array]
 
@@ -18,6 +21,25 @@ SLOPE_BOUNDS: dict[Activation, float] = {
     jnp.tanh: 1.0,
     jax.lax.tanh: 1.0,
 }
+
+
+# Of these operations XLA's compiler makes any number into one function.
+ARITHMETIC = frozenset(
+    "abs add add_any and broadcast_in_dim convert_element_type copy copy_p cos custom_jvp_call div "
+    "eq erf exp exp2 expm1 ge gt integer_pow jit le log log1p logistic lt max min mul ne neg not or "
+    "pjit pow rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
+)
+
+
+@functools.lru_cache(maxsize=128)
+def is_arithmetic(activation: Activation) -> bool:
+    """Whether f and its slope are made of plain arithmetic, without loops, tables and callbacks."""
+
+    def value_and_slope_of(x: Array) -> Any:
+        return value_and_slope(activation, x)
+
+    program = jax.make_jaxpr(value_and_slope_of)(jax.ShapeDtypeStruct((1,), jnp.float32))
+    return operations(program.jaxpr) <= ARITHMETIC
 
 
 def slope_bound(activation: Activation) -> float | None:

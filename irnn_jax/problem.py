@@ -125,6 +125,8 @@ class Problem(eqx.Module):
     tolerance: eqx.AbstractVar[Numbers | None]
     contracts: eqx.AbstractVar[Flags | None]
     factorises: ClassVar[bool] = False
+    # Whether a step is arithmetic on a handful of neurons, without a library's product.
+    is_arithmetic: ClassVar[bool] = False
 
     @abc.abstractmethod
     def value(self, y: State) -> State:
@@ -181,9 +183,15 @@ class Problem(eqx.Module):
     ) -> tuple[Near, Any]:
         """From Y, near an equilibrium that attracts, to it, for the samples that are `going`.
 
-        `shared` is what the chunk before has left for the next one.
+        `shared` is what the chunk before has left for the next one. Plainly while that is fast, and
+        what is left is accelerated.
         """
-        return accelerate(self, y, going, tolerance, loop), shared
+        found, done = iterate_plainly(self, y, going, tolerance, loop)
+
+        def more(found: Near, y: State, left: Flags) -> Near:
+            return merged(found, accelerate(self, found.state, left, tolerance, loop), left)
+
+        return loop.run_if(going & ~done, more, found, y, going & ~done), shared
 
     def solve_in_chunks(
         self, solve: Callable[["Problem", State, Any], tuple[Any, Any]], y0: State, loop: Loop
@@ -257,6 +265,44 @@ class ProductSystem(eqx.Module):
         return jnp.ones_like(self.scale, bool)
 
 
+def merged(before: Near, after: Near, again: Flags) -> Near:
+    """What was found, of the samples that went on."""
+    return Near(
+        state=jnp.where(again, after.state, before.state),
+        residual=jnp.where(again, after.residual, before.residual),
+        num_steps=before.num_steps + after.num_steps,
+    )
+
+
+def iterate_plainly(
+    problem: Problem, y: State, going: Flags, tolerance: float | Numbers, loop: Loop
+) -> tuple[Near, Flags]:
+    """Y <- g(Y) for the samples that are `going`, while it is fast, and which of them are done.
+
+    What is left of the way is a geometric series of the last changes; of a residual r there is an
+    error of r/rate in Y and r/rate^2 in the gradient.
+    """
+    layout = problem.layout
+
+    def advance(number: Array, at: tuple[State, Numbers, Flags, Flags, Numbers]):
+        y, before, active, done, steps = at
+        value = problem.value(y)
+        change = layout.size(value - y)
+        ratio = jnp.where(number == 0, PLAIN_RATIO, change / before)
+        rate = 1 - jnp.minimum(ratio, PLAIN_RATIO)
+        done = done | (active & (change * ratio <= tolerance * rate**2))
+        # NaN compares false, and ends the sample.
+        on = active & ~done & (ratio <= PLAIN_RATIO)
+        steps = steps + active.astype(steps.dtype)
+        return jnp.where(active, value, y), change, on, done, steps
+
+    zeros = jnp.zeros_like(layout.size(y))
+    start = (y, zeros, going, jnp.zeros(zeros.shape, bool), zeros)
+    y, change, _, done, steps = loop.repeat(advance, start, lambda at: at[2], PLAIN_STEPS)
+    # The change was the residual before the last step.
+    return Near(y, jnp.where(done, change * PLAIN_RATIO, jnp.inf), steps), done
+
+
 def accelerate(
     problem: Problem,
     y: State,
@@ -285,7 +331,7 @@ def accelerate(
         end = acceleration(near, at.state, enough, layout, loop, limit)
         residual = layout.size(end.velocity)
         better = (number == 0) | (residual < at.residual)
-        slowness = jnp.maximum(1, end.slowness(layout) / 4)
+        slowness = jnp.maximum(1, end.slowness(layout, acceleration.mixing) / 4)
         enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
         found = Near(
             state=jnp.where(better, end.state, at.state),

@@ -28,23 +28,26 @@ class History(NamedTuple):
 
     Attributes:
         state: y.
-        velocity: g(y) - y.
-        steps: differences of successive states, (memory, *state).
-        changes: differences of successive velocities, (memory, *state).
+        velocity: v = g(y) - y.
+        moves: dy + mixing dv, of differences of successive states and velocities, (memory, *state).
+        changes: the dv, (memory, *state).
+        along: products of the changes with the velocity, (memory, *numbers).
         gram: products of the changes with each other, (memory, memory, *numbers).
         num_steps: of each sample until it was within the tolerance.
     """
 
     state: State
     velocity: State
-    steps: Float[Array, "memory *state"]
+    moves: Float[Array, "memory *state"]
     changes: Float[Array, "memory *state"]
+    along: Float[Array, "memory *numbers"]
     gram: Float[Array, "memory memory *numbers"]
     num_steps: Numbers
 
-    def slowness(self, layout: Layout) -> Numbers:
+    def slowness(self, layout: Layout, mixing: float) -> Numbers:
         """The largest |dy|/|dv| of the steps that are kept: 1/rate along the slowest direction."""
-        squares = jnp.sum(self.steps**2, axis=1 + layout.neurons, keepdims=True)
+        steps = self.moves - mixing * self.changes
+        squares = jnp.sum(steps**2, axis=1 + layout.neurons, keepdims=True)
         changes = jnp.moveaxis(jnp.diagonal(self.gram, axis1=0, axis2=1), -1, 0)
         ratios = jnp.where(changes > 0, squares / jnp.where(changes > 0, changes, 1), 0)
         return jax.lax.stop_gradient(jnp.sqrt(jnp.max(ratios, axis=0)))
@@ -88,18 +91,21 @@ class Acceleration:
         def advance(number: Array, history: History) -> History:
             going = moving(history)
             # A sample that has ended takes no step, whatever its differences become.
-            state = jnp.where(going, history.state + self._step(history, layout), history.state)
+            state = jnp.where(going, history.state + self._step(history), history.state)
             velocity = function(state) - state
             slot = number % self.memory
             change = velocity - history.velocity
             changes = history.changes.at[slot].set(change)
-            # Of all products only those with the newest change are new.
-            products = jnp.sum(changes * change, axis=1 + layout.neurons, keepdims=True)
+            along = jnp.sum(changes * velocity, axis=1 + layout.neurons, keepdims=True)
+            # Of all products only those with the newest change are new, and they are differences
+            # of what has been summed up: the states are read once a step.
+            products = (along - history.along).at[slot].set(layout.dot(change, change))
             return History(
                 state=state,
                 velocity=velocity,
-                steps=history.steps.at[slot].set(state - history.state),
+                moves=history.moves.at[slot].set(state - history.state + self.mixing * change),
                 changes=changes,
+                along=along,
                 gram=history.gram.at[slot].set(products).at[:, slot].set(products),
                 num_steps=history.num_steps + going.astype(state.dtype),
             )
@@ -109,28 +115,27 @@ class Acceleration:
         history = History(
             state=start,
             velocity=function(start) - start,
-            steps=none,
+            moves=none,
             changes=none,
+            along=jnp.zeros((self.memory, *zeros.shape), start.dtype),
             gram=jnp.zeros((self.memory, self.memory, *zeros.shape), start.dtype),
             num_steps=zeros,
         )
         every = steps_between_checks(self.max_steps)
         return loop.repeat(advance, history, moving, self.max_steps, every)
 
-    def _step(self, history: History, layout: Layout) -> State:
+    def _step(self, history: History) -> State:
         """Beta v - (dY + beta dV) gamma, where gamma minimises |v - dV gamma|."""
-        changes, velocity = history.changes, history.velocity
         # In units of the largest change: the squares of small ones leave float32's range.
         size = jnp.max(jnp.diagonal(history.gram), axis=-1)
         unit = jnp.where(size > 0, size, 1)
         gram = history.gram / unit
-        projected = jnp.sum(changes * velocity, axis=1 + layout.neurons, keepdims=True) / unit
         # Slots that are not filled yet are rows of zeros: any positive ridge makes them harmless.
         ridge = max(self.ridge, float(jnp.finfo(gram.dtype).eps)) + (size == 0).astype(gram.dtype)
         identity = jnp.eye(self.memory, dtype=gram.dtype)
         identity = identity.reshape(*identity.shape, *(1,) * (gram.ndim - 2))
-        gamma = factorize(gram + ridge * identity).solve(projected)
-        step = self.mixing * velocity
+        gamma = factorize(gram + ridge * identity).solve(history.along / unit)
+        step = self.mixing * history.velocity
         for i in range(self.memory):
-            step = step - gamma[i] * (history.steps[i] + self.mixing * changes[i])
+            step = step - gamma[i] * history.moves[i]
         return step

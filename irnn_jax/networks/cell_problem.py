@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
 from irnn_jax.problem import Linearisation, Problem
 from irnn_jax.xla.convolutions import canonical
-from irnn_jax.xla.rewrite import contains
+from irnn_jax.xla.rewrite import operations
 
 State = Float[Array, "batch n"]
 
@@ -161,7 +161,7 @@ class CellLinearisation(Linearisation):
         _, pullback = jax.vjp(flat, self.y)
         if transposed:
             return canonical(lambda w: pullback(w)[0], self.y)
-        if contains(jax.make_jaxpr(flat)(self.y).jaxpr, "custom_vjp_call"):
+        if "custom_vjp_call" in operations(jax.make_jaxpr(flat)(self.y).jaxpr):
             # A cell that has no forward mode: J is the transpose of J^T, which is linear in w, so
             # that its own pullback is J at any w.
             _, push = jax.vjp(lambda w: pullback(w)[0], jnp.zeros_like(self.y))

@@ -67,7 +67,9 @@ class DenseKind:
                 return solve(*jax.tree.unflatten(tree, leaves))
 
             axes = tuple(leaf.ndim - 1 for leaf in leaves)
-            return (batch_last(flat, axes) if self.joins else flat)(*leaves)
+            if not self.joins:
+                return flat(*leaves)
+            return batch_last(flat, axes)(*leaves)
 
         return laid_out
 

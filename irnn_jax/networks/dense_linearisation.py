@@ -29,6 +29,7 @@ from irnn_jax.xla.batch_last import batch_last
 from irnn_jax.xla.chunks import map_chunks_where_it_pays
 from irnn_jax.xla.conditional import run_if
 from irnn_jax.xla.loops import Plain
+from irnn_jax.xla.one_function import as_one_function
 from irnn_jax.xla.tuning import BLOCKS_UP_TO, DIRECT_UP_TO
 
 
@@ -73,9 +74,11 @@ def _solve(transposed: bool, matrix: Array, slope: Array, rhs: Array) -> Array:
 
         # In a loop: with what enters it the samples' layout is put together once, and not for each
         # entry that an elimination takes from it.
-        given = (matrix, slope, rhs)
-        found = run_if(jnp.any(rhs != 0), direct, jnp.zeros_like(rhs), *given)
-        return _checked(transposed, found, *given)
+        @as_one_function
+        def solved(*given: Array) -> Array:
+            return run_if(jnp.any(given[2] != 0), direct, jnp.zeros_like(given[2]), *given)
+
+        return _checked(transposed, solved(matrix, slope, rhs), matrix, slope, rhs)
 
     def chunk(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Array]:
         del seen

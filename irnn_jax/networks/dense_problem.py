@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from irnn_jax.activations import Activation, accurate_slope, value_and_slope
+from irnn_jax.activations import Activation, accurate_slope, is_arithmetic, value_and_slope
 from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
 from irnn_jax.iterations.refinement import iterate_refined
@@ -24,6 +24,7 @@ from irnn_jax.problem import (
     Problem,
     accelerate,
     default_tolerance,
+    merged,
 )
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
 from irnn_jax.xla.loops import Loop
@@ -64,6 +65,11 @@ class DenseProblem(Problem):
     def factorises(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Up to some size."""
         return len(self.drive) <= CONTINUE_UP_TO
+
+    @property
+    def is_arithmetic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """With few neurons, and an activation of plain arithmetic."""
+        return len(self.drive) <= BLOCKS_UP_TO and is_arithmetic(self.activation)
 
     def value(self, y: State) -> State:
         """f(A Y + b)."""
@@ -145,12 +151,7 @@ class DenseProblem(Problem):
         left = going & ~refined.done
 
         def more(found: Near, y: State, left: Array) -> Near:
-            rest = accelerate(self, y, left, tolerance, loop)
-            return Near(
-                state=jnp.where(left, rest.state, found.state),
-                residual=jnp.where(left, rest.residual, found.residual),
-                num_steps=found.num_steps + rest.num_steps,
-            )
+            return merged(found, accelerate(self, y, left, tolerance, loop), left)
 
         found = Near(refined.y, self.layout.size(refined.residual), refined.num_steps)
         return loop.run_if(jnp.any(left), more, found, y, left), chord
@@ -223,7 +224,9 @@ def _contracted(problem: DenseProblem, y: State, loop: Loop):
 
     zeros = jnp.zeros_like(start)
     first = Evaluations(start, zeros, zeros, jnp.ones_like(contracting))
-    last = loop.repeat(advance, first, lambda at: at.going, MAX_EVALUATIONS)
+    last = loop.repeat(
+        advance, first, lambda at: at.going, MAX_EVALUATIONS, as_one=problem.is_arithmetic
+    )
     state, velocity, slope = in_precision(last[:3], y.dtype)
     # What is at rest in float32 need not be at rest.
     size = jnp.maximum(layout.size(velocity), float(jnp.finfo(jnp.float32).eps))

@@ -33,7 +33,8 @@ class Exponential:
         a  = Y + (1 - e^-h) F(Y)
         Y1 = a + (h - 1 + e^-h)/h (g(a) - g(Y))
 
-    and the last term is the error of a, by which h is chosen. Two evaluations of g a step. Where
+    and (h - 1 + e^-h)/h (g(Y1) - g(a)) is its error, by which h is chosen. Two evaluations of g a
+    step. Where
     the steps contract towards an equilibrium less than `accelerate_within` ahead, what settles
     there is iterated, as the problem does it fastest (`Problem.settle`), and what does not by
     Anderson acceleration; a sample that is led elsewhere counts as not converged. Of a network in

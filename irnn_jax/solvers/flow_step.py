@@ -54,15 +54,16 @@ def flow_step(
     h = motion.step_size
     decay = jnp.exp(-h)
     first = motion.state + (1 - decay) * motion.velocity
-    change = function(first) - (motion.state + motion.velocity)
-    second = (jnp.expm1(-h) / h + 1) * change
-    state = first + second
-    velocity = function(state) - state
+    weight, there = jnp.expm1(-h) / h + 1, function(first)
+    state = first + weight * (there - (motion.state + motion.velocity))
+    value = function(state)
+    velocity = value - state
 
-    error, before, after = (size(v) for v in (second, motion.velocity, velocity))
+    # What the step would change if its end were taken at the state that it leads to.
+    error, before, after = size(weight * (value - there)), size(motion.velocity), size(velocity)
     error = jnp.where(jnp.isnan(error), jnp.inf, error)
     kept = error <= reject_above
-    factor = 0.8 * jnp.sqrt(error_tolerance / error)
+    factor = 0.8 * jnp.exp(jnp.log(error_tolerance / error) / 3)
     factor = jnp.clip(factor, 0.1, jnp.where(kept, 5.0, 0.5))
     # Steps that shrink by a ratio q go on for q/(1 - q) times the last one.
     ratio = after / before

@@ -181,7 +181,8 @@ class PseudoTransient:
             return _stepped(rule, tolerance, problem, progress)
 
         every = steps_between_checks(self.max_steps)
-        return loop.repeat(step, start, moving, self.max_steps, every)
+        as_one = problem.is_arithmetic
+        return loop.repeat(step, start, moving, self.max_steps, every, as_one)
 
     def ended(self, problem: Problem, last: Progress) -> Solved:
         """What is kept of where a batch ended."""

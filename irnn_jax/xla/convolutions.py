@@ -85,12 +85,17 @@ def _as_columns(lhs: Any, rhs: Any, **params: Any) -> Any:
         return None
     padded = jnp.pad(lhs, [(0, 0), *params["padding"], (0, 0)])
     *window, _, out = rhs.shape
-    size = [whole - width + 1 for whole, width in zip(padded.shape[1:-1], window, strict=True)]
-    shifted = []
-    for start in itertools.product(*map(range, window)):
-        end = [i + n for i, n in zip(start, size, strict=True)]
-        shifted.append(lax.slice(padded, (0, *start, 0), (len(padded), *end, padded.shape[-1])))
-    columns = jnp.concatenate(shifted, axis=-1)
-    matrix = rhs.reshape(-1, out)
-    product = lax.dot(columns.reshape(-1, len(matrix)), matrix, precision=params["precision"])
-    return product.reshape(len(lhs), *size, out)
+    *others, last = window
+    *rows, width = (n - w + 1 for n, w in zip(padded.shape[1:-1], window, strict=True))
+    # Columns along the last axis alone, and a product for each shift along the others: a third of
+    # the memory of all shifts together.
+    ends = range(width, width + last)
+    columns = [lax.slice_in_dim(padded, end - width, end, axis=-2) for end in ends]
+    columns = jnp.concatenate(columns, axis=-1)
+    total = jnp.zeros((), lhs.dtype)
+    for start in itertools.product(*map(range, others)):
+        end = [i + n for i, n in zip(start, rows, strict=True)]
+        shifted = lax.slice(columns, (0, *start, 0, 0), (len(columns), *end, *columns.shape[-2:]))
+        matrix = rhs[start].reshape(-1, out)
+        total += lax.dot(shifted.reshape(-1, len(matrix)), matrix, precision=params["precision"])
+    return total.reshape(len(lhs), *rows, width, out)

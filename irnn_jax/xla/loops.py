@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from irnn_jax.xla.conditional import run_if
+from irnn_jax.xla.one_function import as_one_function
 from irnn_jax.xla.varying import axes_of_a_call, vary, varying_axes
 
 Carry = TypeVar("Carry")
@@ -40,8 +41,12 @@ class Loop(Protocol):
         moving: Callable[[Carry], Bool[Array, "..."]],
         max_steps: int,
         check_every: int = 1,
+        as_one: bool = False,
     ) -> Carry:
-        """`advance(number, carry)` until no sample is moving, at most `max_steps` times."""
+        """`advance(number, carry)` until no sample is moving, at most `max_steps` times.
+
+        `as_one`: its steps are arithmetic on a handful of neurons (`xla/one_function.py`).
+        """
         ...
 
     def run_if(self, needed: Array, work: Callable[..., Carry], state: Carry, *given: Any) -> Carry:
@@ -59,7 +64,7 @@ class Plain:
 
     skips = True
 
-    def repeat(self, advance, start, moving, max_steps, check_every=1):
+    def repeat(self, advance, start, moving, max_steps, check_every=1, as_one=False):
         """A sample that has ended goes on too: `advance` keeps it, or it does not matter.
 
         Whether one is moving is asked after every `check_every` steps, a divisor of `max_steps`.
@@ -74,7 +79,7 @@ class Plain:
         # axis, and `vary` all that differs from device to device.
         advance = eqx.filter_closure_convert(advance, first, start)
         moving = eqx.filter_closure_convert(moving, start)
-        return _loop((advance, moving), start, max_steps, check_every)
+        return _loop((advance, moving), start, max_steps, check_every, as_one)
 
     def run_if(self, needed, work, state, *given):
         """Not evaluated where nobody needs it, also under `vmap`."""
@@ -96,9 +101,9 @@ class Differentiable:
     checkpoints: int | None = None
     skips = False
 
-    def repeat(self, advance, start, moving, max_steps, check_every=1):
+    def repeat(self, advance, start, moving, max_steps, check_every=1, as_one=False):
         """As diffrax does, by the checkpointed loop of equinox (Stumm and Walther, 2010)."""
-        del check_every
+        del check_every, as_one
         carry = (jnp.zeros((), jnp.int32), start)
         return eqx.internal.while_loop(
             lambda carry: jnp.any(moving(carry[1])),
@@ -119,11 +124,10 @@ class Differentiable:
         return diffrax.RecursiveCheckpointAdjoint(checkpoints=self.checkpoints)
 
 
-def _loop(functions: Any, start: Carry, max_steps: int, check_every: int) -> Carry:
+def _loop(functions: Any, start: Carry, max_steps: int, check_every: int, as_one: bool) -> Carry:
     given, code = eqx.partition(functions, eqx.is_array)
 
-    @jax.custom_batching.custom_vmap
-    def run(given: Any, start: Carry) -> Carry:
+    def plain(given: Any, start: Carry) -> Carry:
         advance, moving = eqx.combine(given, code)
         axes = varying_axes((given, start))
 
@@ -142,6 +146,8 @@ def _loop(functions: Any, start: Carry, max_steps: int, check_every: int) -> Car
         return jax.lax.while_loop(
             lambda at: (at[0] < max_steps) & jnp.any(moving(at[1])), body, first
         )[1]
+
+    run = jax.custom_batching.custom_vmap(as_one_function(plain) if as_one else plain)
 
     @run.def_vmap
     def of_runs(axis_size: int, in_batched: list[Any], given: Any, start: Carry):
@@ -163,7 +169,7 @@ def _loop(functions: Any, start: Carry, max_steps: int, check_every: int) -> Car
             return jax.vmap(one, (given_axes, 0))(given, carry)
 
         start = jax.tree.map(broadcast, start, in_batched[1])
-        found = Plain().repeat(advance, start, moving, max_steps, check_every)
+        found = Plain().repeat(advance, start, moving, max_steps, check_every, as_one)
         return found, jax.tree.map(lambda _: True, found)
 
     return run(given, start)

@@ -30,14 +30,16 @@ def has_any(program: Any, names: Rules) -> bool:
     return False
 
 
-def contains(program: Any, name: str) -> bool:
-    """Whether an operation is anywhere in it, loops and branches included."""
+def operations(program: Any) -> set[str]:
+    """The names of all operations in it, those of loops and branches included."""
+    names: set[str] = set()
     for eqn in program.eqns:
-        held = jax.tree.leaves(list(eqn.params.values()))
-        programs = filter(None, map(_program_of, held))
-        if eqn.primitive.name == name or any(contains(inner, name) for inner in programs):
-            return True
-    return False
+        names.add(eqn.primitive.name)
+        for held in jax.tree.leaves(list(eqn.params.values())):
+            inner = _program_of(held)
+            if inner is not None:
+                names |= operations(inner)
+    return names
 
 
 def evaluate(
