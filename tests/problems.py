@@ -220,9 +220,10 @@ def central_differences(function: Callable[[Any], Any], tree: Any, step: float =
     def at(leaf: Array, index: Any, shift: float) -> Any:
         kept = leaf[index]
         leaf[index] = kept + shift
-        value = function(jax.tree.unflatten(treedef, leaves))
+        # Before the number is put back, which a compiled function may still read.
+        value = np.asarray(function(jax.tree.unflatten(treedef, leaves)))
         leaf[index] = kept
-        return np.asarray(value)
+        return value
 
     gradients = []
     for leaf in leaves:

@@ -72,8 +72,8 @@ def _convolutional(channels_last: bool) -> Cell:
 def _pytree() -> Cell:
     """A sheet and a line that see each other, of a dict of samples."""
     rng = np.random.default_rng(2)
-    params = {"lateral": rng.normal(size=(2, 2)) / 2, "gain": rng.normal(size=3)}
-    x = {"drive": rng.normal(size=(BATCH, 2)), "scale": rng.uniform(0.5, 1, size=BATCH)}
+    params = {"lateral": rng.normal(size=(2, 2)) / 4, "gain": rng.normal(size=3)}
+    x = {"drive": rng.normal(size=(BATCH, 2)) / 2, "scale": rng.uniform(0.5, 1, size=BATCH)}
 
     def one(p, y, x):
         sheet, line = y["sheet"], y["line"]
