@@ -24,11 +24,15 @@ SLOPE_BOUNDS: dict[Activation, float] = {
 
 
 # Of these operations XLA's compiler makes any number into one function.
-ARITHMETIC = frozenset(
-    "abs add add_any and broadcast_in_dim convert_element_type copy copy_p cos custom_jvp_call div "
-    "eq erf exp exp2 expm1 ge gt integer_pow jit le log log1p logistic lt max min mul ne neg not or "
-    "pjit pow rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
-)
+# fmt: off
+ARITHMETIC = frozenset((
+    "abs", "add", "add_any", "and", "broadcast_in_dim", "convert_element_type", "copy", "copy_p",
+    "cos", "custom_jvp_call", "div", "eq", "erf", "exp", "exp2", "expm1", "ge", "gt",
+    "integer_pow", "jit", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+    "neg", "not", "or", "pjit", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square",
+    "stop_gradient", "sub", "tanh",
+))
+# fmt: on
 
 
 @functools.lru_cache(maxsize=128)
@@ -67,6 +71,22 @@ def accurate_slope(
         e = jnp.exp(-jnp.abs(preactivation))
         return e / (1 + e) ** 2
     return value_and_slope(activation, preactivation)[1]
+
+
+@functools.lru_cache(maxsize=128)
+def with_accurate_slope(activation: Activation) -> Activation:
+    """f, whose derivative is `accurate_slope`."""
+
+    @jax.custom_jvp
+    def f(x: Array) -> Array:
+        return activation(x)
+
+    @f.defjvp
+    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        (x,), (tangent,) = primals, tangents
+        return f(x), accurate_slope(activation, x) * tangent
+
+    return f
 
 
 @functools.lru_cache(maxsize=128)

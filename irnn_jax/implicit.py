@@ -2,8 +2,9 @@
 
     Y* = g(Y*; theta),    w = (I - J^T)^-1 dL/dY,    dL/dtheta = (dg/dtheta)^T w.
 
-Its forward rule calls the rule's own function, never the bare loop, so that the backward rule is
-itself differentiable in reverse mode and second derivatives are exact.
+The equilibrium is found without being differentiated. Then g is evaluated there once more, with all
+its derivatives, and the rule puts w in place of the cotangent of that: what is left is JAX's own
+derivative of g.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from irnn_jax.solvers import Solved, Solver
 from irnn_jax.solvers.base import tolerance_of
 from irnn_jax.status import Status, judge
 from irnn_jax.xla.promotion import with_default_promotion
-from irnn_jax.xla.trace import trace_once
+from irnn_jax.xla.trace import compiled_by_method
 from irnn_jax.xla.varying import vary, varying_axes
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
@@ -38,15 +39,15 @@ class Kind(Protocol):
         ...
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
-        """`solve(inputs, y0)`, with what `jax.vmap` adds to the batch laid out as it is fastest."""
+        """`(inputs, y0) -> solve(kind, inputs, y0)`, as it is fastest, also under `jax.vmap`."""
         ...
 
     def without_failed(self, inputs: Any, y: State, usable: Array) -> tuple[Any, State]:
         """With something that is a number in place of what failed samples have."""
         ...
 
-    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
-        """(dg/d inputs)^T w, like `inputs`."""
+    def value(self, inputs: Any, y: State) -> State:
+        """g(Y), to be differentiated: with slopes to full precision."""
         ...
 
 
@@ -98,34 +99,45 @@ def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointRepor
     # JAX makes it of what follows.
     inputs, y0, probe = vary((inputs, y0, probe), varying_axes((inputs, y0)))
     inputs = reverse_mode_only(inputs)
-    if method.gradient.loop().skips:
-        solved: Any = _rule(method, inputs, y0, probe)
-        return solved
-    # JAX differentiates the loop itself: no gradient from a failed sample.
-    solved = _solve(method, inputs, y0)
-    state = jnp.where(converged(solved), solved.state, jax.lax.stop_gradient(solved.state))
-    return solved._replace(state=state)
+    if not method.gradient.loop().skips:
+        # JAX differentiates the loop itself: no gradient from a failed sample.
+        solved = _solve(method, inputs, y0)
+        state = jnp.where(converged(solved), solved.state, jax.lax.stop_gradient(solved.state))
+        return solved._replace(state=state)
+    # The equilibrium does not depend on where the search for it began, nor on how.
+    solved = _solve(method, *jax.lax.stop_gradient((inputs, y0)))
+    usable = converged(solved)
+    used, y = method.kind.without_failed(inputs, solved.state, usable)
+    value = method.kind.value(used, y)
+    state = _with_adjoint(method, value, used, y, usable, probe)
+    return solved._replace(state=jnp.where(usable, state, solved.state))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rule(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
-    del probe
-    return _solve(method, inputs, y0)
+def _with_adjoint(
+    method: Method,
+    value: State,
+    inputs: Any,
+    y: State,
+    usable: Bool[Array, "*numbers"],
+    probe: AdjointReport,
+) -> State:
+    """Y, whose cotangent becomes w = (I - J^T)^-1 dL/dY, that of `value` = g(Y)."""
+    del method, value, inputs, usable, probe
+    return y
 
 
-def _forward(method: Method, inputs: Any, y0: State, probe: AdjointReport):
-    solved: Any = _rule(method, inputs, y0, probe)
-    return solved, (inputs, solved.state, converged(solved))
+def _forward(method: Method, value: State, inputs: Any, y: State, usable: Array, probe: Any):
+    # By the rule itself: so that the backward rule, which depends on Y, can be differentiated too.
+    state: State = _with_adjoint(method, value, inputs, y, usable, probe)
+    return state, (inputs, state, usable)
 
 
 @with_default_promotion
-def _backward(method: Method, saved: Any, cotangents: Solved):
+def _backward(method: Method, saved: Any, cotangent: State):
     inputs, y, usable = saved
-    # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
-    cotangent = jnp.where(usable, cotangents.state, 0)
-    inputs_used, y_used = method.kind.without_failed(inputs, y, usable)
-    linear = method.kind.problem(inputs_used).linearise(y_used)
-    adjoint: Adjoint = method.gradient.adjoint(linear, cotangent)
+    linear = method.kind.problem(inputs).linearise(y)
+    adjoint: Adjoint = method.gradient.adjoint(linear, jnp.where(usable, cotangent, 0))
     # A sample without an equilibrium has no gradient to be wrong about.
     failed = usable & ~adjoint.converged
     w = jnp.where(usable & adjoint.converged, adjoint.state, 0)
@@ -135,31 +147,26 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
         residual=jax.lax.stop_gradient(jnp.where(usable, adjoint.residual, 0)).reshape(-1),
         failed=failed.astype(w.dtype).reshape(-1),
     )
-    # The equilibrium does not depend on where the search for it began.
-    return method.kind.cotangents(inputs, y, w, usable), jnp.zeros_like(y), report
+    # The inputs and Y count by what is made of them here; that has no value, but derivatives.
+    return w, None, None, None, report
 
 
-_rule.defvjp(_forward, _backward)
+_with_adjoint.defvjp(_forward, _backward)
 
 
-@trace_once
+@compiled_by_method
 @with_default_promotion
 def _solve(method: Method, inputs: Any, y0: State) -> Solved:
     """Run the solver, and judge where each sample stopped, for all solvers alike."""
 
-    def solve(inputs: Any, y0: State) -> Solved:
-        problem = method.kind.problem(inputs)
-        solved = judged(method, problem, solve_flat(method, problem, y0))
+    def solve(kind: Kind, inputs: Any, y0: State) -> Solved:
+        problem = kind.problem(inputs)
+        solved = judged(method, problem, method.solver.solve(problem, y0, method.gradient.loop()))
         if method.checked is not None:
             solved = method.checked(method, problem, y0, solved)
         return solved
 
     return method.kind.lay_out(solve)(inputs, y0)
-
-
-def solve_flat(method: Method, problem: Problem, y0: State) -> Solved:
-    """By the solver, with the gradient's loop."""
-    return method.solver.solve(problem, y0, method.gradient.loop())
 
 
 def judged(method: Method, problem: Problem, solved: Solved) -> Solved:

@@ -83,8 +83,8 @@ class CellKind:
         return CellProblem(inputs=inputs, kind=self)
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
-        """As it comes: the samples of a batch already lie as the cell has them."""
-        return solve
+        """What `jax.vmap` adds becomes a part of the batch."""
+        return _joining(self, solve)
 
     def flat(self, inputs: Any, y: State) -> State:
         """The cell on flat states."""
@@ -93,43 +93,82 @@ class CellKind:
         out = self.cell(params, self.shape.unflatten(y if self.batched else y[0]), x)
         return self.shape.flatten(out, batch).reshape(y.shape).astype(y.dtype)
 
-    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
-        """(dg/d inputs)^T w, of the usable samples alone."""
-        inputs, y = self.without_failed(inputs, y, usable)
-        gradients = jax.vjp(lambda inputs: self.flat(inputs, y), inputs)[1](w)[0]
-        # Where no sample can be used, what is not a number has nothing to stand in for it.
-        some = jnp.any(usable)
-        return jax.tree.map(
-            lambda g: g if g.dtype == jax.dtypes.float0 else jnp.where(some, g, jnp.zeros_like(g)),
-            gradients,
-        )
+    def value(self, inputs: Any, y: State) -> State:
+        """The cell once more, for JAX to differentiate."""
+        return self.flat(inputs, y)
 
     def without_failed(self, inputs: Any, y: State, usable: Array) -> tuple[Any, State]:
         """With the first usable sample in place of each that failed.
 
         A masked adjoint would still meet the NaN of a bad sample as 0 * NaN.
         """
+        # Where there is none, nothing is differentiated.
+        some = jnp.any(usable)
+        inputs = jax.tree.map(lambda leaf: _held(some, leaf), inputs)
+        y = _held(some, jnp.where(usable, y, 0))
         if not self.batched:
-            params, x = inputs
-            ok = usable[0, 0]
-            return jax.tree.map(lambda leaf: _held(ok, leaf), (params, x)), jnp.where(ok, y, 0)
-        params, x = inputs
+            return inputs, y
         good = jnp.argmax(usable[:, 0])
 
         def replaced(leaf: Array) -> Array:
-            flags = usable[:, 0].reshape(-1, *(1,) * (leaf.ndim - 1))
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return leaf
+            flags = usable[:, 0].reshape(-1, *(1,) * (leaf.ndim - 1))
             return jnp.where(flags, leaf, leaf[good])
 
+        params, x = inputs
         return (params, jax.tree.map(replaced, x)), replaced(y)
+
+
+@dataclasses.dataclass(frozen=True)
+class VmappedKind:
+    """Cells that `jax.vmap` has made of one: a batch of all their samples.
+
+    Attributes:
+        inner: the cell.
+        axes: the axis of each leaf of the inputs along which they differ, or None.
+        size: how many cells.
+    """
+
+    inner: Any
+    axes: tuple[int | None, ...]
+    size: int
+
+    def problem(self, inputs: Any) -> "CellProblem":
+        """With these numbers."""
+        return CellProblem(inputs=inputs, kind=self)
+
+    def flat(self, inputs: Any, y: State) -> State:
+        """Each cell on its own samples."""
+        axes = jax.tree.unflatten(jax.tree.structure(inputs), self.axes)
+        parted = y.reshape(self.size, -1, y.shape[-1])
+        return jax.vmap(self.inner.flat, (axes, 0))(inputs, parted).reshape(y.shape)
+
+
+def _joining(kind: Any, solve: Callable[..., Any]) -> Callable[..., Any]:
+    """`(inputs, y0) -> solve(kind, inputs, y0)`, with a rule for `jax.vmap` that joins batches."""
+
+    @jax.custom_batching.custom_vmap
+    def run(inputs: Any, y0: State) -> Any:
+        return solve(kind, inputs, y0)
+
+    @run.def_vmap
+    def rule(size: int, in_batched: Any, inputs: Any, y0: State):
+        axes = tuple(0 if added else None for added in jax.tree.leaves(in_batched[0]))
+        y0 = y0 if in_batched[1] else jnp.broadcast_to(y0, (size, *y0.shape))
+        joined = VmappedKind(kind, axes, size)
+        found = _joining(joined, solve)(inputs, y0.reshape(-1, y0.shape[-1]))
+        found = jax.tree.map(lambda leaf: leaf.reshape(size, -1, leaf.shape[-1]), found)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run
 
 
 class CellProblem(Problem):
     """A cell with its numbers."""
 
     inputs: Any
-    kind: CellKind = eqx.field(static=True)
+    kind: CellKind | VmappedKind = eqx.field(static=True)
     layout: ClassVar[Layout] = SAMPLES_FIRST
     tolerance: None = eqx.field(static=True, default=None)
     contracts: None = eqx.field(static=True, default=None)
@@ -148,7 +187,7 @@ class CellLinearisation(Linearisation):
 
     inputs: Any
     y: State
-    kind: CellKind = eqx.field(static=True)
+    kind: CellKind | VmappedKind = eqx.field(static=True)
     layout: ClassVar[Layout] = SAMPLES_FIRST
     depth: ClassVar[int] = 1
 
