@@ -213,14 +213,13 @@ class RankOneKind:
         return RankOneProblem(weights=inputs)
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
-        return solve
+        return lambda inputs, y0: solve(self, inputs, y0)
 
     def without_failed(self, inputs: RankOne, y: Any, usable: Any) -> tuple[RankOne, Any]:
         return inputs._replace(drive=jnp.where(usable, inputs.drive, 0)), jnp.where(usable, y, 0)
 
-    def cotangents(self, inputs: RankOne, y: Any, w: Any, usable: Any) -> RankOne:
-        inputs, y = self.without_failed(inputs, y, usable)
-        return jax.vjp(lambda inputs: self.problem(inputs).value(y), inputs)[1](w)[0]
+    def value(self, inputs: RankOne, y: Any) -> Any:
+        return self.problem(inputs).value(y)
 
 
 N, BATCH = 7, 5
