@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, PartitionSpec
 
 import irnn_jax as irnn
@@ -19,7 +20,7 @@ from tests.problems import CHEAP, network, relative_error
 
 ONE, ZEROS = jnp.ones(2), jnp.zeros(2)
 # The default tolerance over the rates of these cells.
-CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
 
 
 def rest(w: Any, c: Any = 1.0) -> Any:
@@ -304,15 +305,15 @@ def test_states_of_several_leaves_and_shapes():
     shapes = {"a": (2, 3), "b": [(1, 1, 2), ()]}
     is_shape = lambda s: isinstance(s, tuple)  # noqa: E731
     y0 = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
-    flat, unflatten = jax.flatten_util.ravel_pytree(y0)
+    flat, unflatten = ravel_pytree(y0)
     W = jnp.asarray(rng.normal(size=(flat.size, flat.size)) / 4)
     x = jnp.asarray(rng.normal(size=(5, flat.size)))
 
     def cell(W, y, x):
-        return unflatten(jnp.tanh(W @ jax.flatten_util.ravel_pytree(y)[0] + x))
+        return unflatten(jnp.tanh(W @ ravel_pytree(y)[0] + x))
 
     def loss(W, x):
-        return jnp.sum(jax.flatten_util.ravel_pytree(solve(cell, W, x, y0))[0] ** 2)
+        return jnp.sum(ravel_pytree(solve(cell, W, x, y0))[0] ** 2)
 
     def loss_of_a_vector(W, x):
         return jnp.sum(solve(lambda W, y, x: jnp.tanh(W @ y + x), W, x, flat) ** 2)

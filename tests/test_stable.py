@@ -225,8 +225,8 @@ class GivesUpAtFirst:
 
     tolerance: float | None = None
 
-    def solve(self, problem, y0, adjoint):
-        return irnn.PseudoTransient(max_steps=1).solve(problem, y0, adjoint)
+    def solve(self, problem, y0, loop):
+        return irnn.PseudoTransient(max_steps=1).solve(problem, y0, loop)
 
     def more_cautious(self):
         return irnn.PseudoTransient()

@@ -170,6 +170,7 @@ def _unrolled(solver: str, checkpoints: int | None) -> Any:
 
     gradient = jax.jit(jax.grad(loss, has_aux=True)).lower(net).compile()
     memory = gradient.memory_analysis()
+    assert memory is not None
     found, converged = gradient(net)
     assert np.all(converged)
     return found, memory.temp_size_in_bytes
