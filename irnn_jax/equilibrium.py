@@ -1,5 +1,6 @@
 """The equilibrium of a network, its activities and what is known about them."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from irnn_jax.activations import Activation, check_elementwise
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
-from irnn_jax.implicit import AdjointReport, Method, converged, solve_implicitly
+from irnn_jax.implicit import AdjointReport, Method, solve_implicitly
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.dense import (
     Network,
@@ -26,7 +27,8 @@ from irnn_jax.networks.dense import (
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
-from irnn_jax.stable import only_stable
+from irnn_jax.solvers.judge import converged
+from irnn_jax.solvers.stable import only_stable
 from irnn_jax.status import Status
 from irnn_jax.xla.max_norm import max_norm
 from irnn_jax.xla.promotion import with_default_promotion
@@ -114,14 +116,16 @@ def equilibrium(
     x = checked_input(net, x)
     check_elementwise(activation)
     check_tolerance(tolerance)
-    joins = isinstance(gradient, Gradient) and gradient.loop().skips
+    kind = DenseKind(activation=activation, sizes=net.sizes[1:])
     method = Method(
-        kind=DenseKind(activation=activation, sizes=net.sizes[1:], joins=joins),
+        kind=kind,
         solver=solver,
         gradient=gradient,
         throw=throw,
         checked=only_stable if check_stability else None,
     )
+    if not gradient.loop().skips:
+        method = dataclasses.replace(method, kind=dataclasses.replace(kind, joins=False))
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():

@@ -2,9 +2,8 @@
 
     Y* = g(Y*; theta),    w = (I - J^T)^-1 dL/dY,    dL/dtheta = (dg/dtheta)^T w.
 
-The equilibrium is found without being differentiated. Then g is evaluated there once more, with all
-its derivatives, and the rule puts w in place of the cotangent of that: what is left is JAX's own
-derivative of g.
+Its forward rule calls the rule's own function, never the bare loop, so that the backward rule is
+itself differentiable in reverse mode and second derivatives are exact.
 """
 
 import dataclasses
@@ -15,16 +14,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from irnn_jax.gradients import Adjoint, Gradient
 from irnn_jax.gradients.forward_mode import reverse_mode_only
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers import Solved, Solver
-from irnn_jax.solvers.base import tolerance_of
-from irnn_jax.status import Status, judge
+from irnn_jax.solvers.judge import converged, judged
 from irnn_jax.xla.promotion import with_default_promotion
-from irnn_jax.xla.trace import compiled_by_method
+from irnn_jax.xla.trace import trace_once
 from irnn_jax.xla.varying import vary, varying_axes
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
@@ -46,8 +44,8 @@ class Kind(Protocol):
         """With something that is a number in place of what failed samples have."""
         ...
 
-    def value(self, inputs: Any, y: State) -> State:
-        """g(Y), to be differentiated: with slopes to full precision."""
+    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
+        """(dg/d inputs)^T w, like `inputs`."""
         ...
 
 
@@ -56,14 +54,14 @@ class Method:
     """Everything about a solve that is static under jit.
 
     Attributes:
-        checked: what else is asked of a solution, `(method, problem, y0, solved) -> solved`.
+        checked: what else is asked of a solution, for instance `solvers.stable.only_stable`.
     """
 
     kind: Kind
     solver: Solver
     gradient: Gradient
     throw: bool = False
-    checked: Callable[["Method", Problem, State, Solved], Solved] | None = None
+    checked: Callable[..., Solved] | None = None
 
     def __post_init__(self):
         # A class has the methods too: `solver=Picard`, without parentheses, is a likely slip.
@@ -88,56 +86,40 @@ class AdjointReport(NamedTuple):
     failed: Float[Array, "*batch"]
 
 
-def converged(solved: Solved) -> Bool[Array, "*numbers"]:
-    """Which samples may be used."""
-    return solved.status == Status.CONVERGED
-
-
 def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
     """The equilibria of a batch from y0, differentiable in `inputs`; the probe has one a sample."""
     # Inside of `jax.shard_map` a sum over the devices belongs to weights that all of them share:
     # JAX makes it of what follows.
     inputs, y0, probe = vary((inputs, y0, probe), varying_axes((inputs, y0)))
     inputs = reverse_mode_only(inputs)
-    if not method.gradient.loop().skips:
-        # JAX differentiates the loop itself: no gradient from a failed sample.
-        solved = _solve(method, inputs, y0)
-        state = jnp.where(converged(solved), solved.state, jax.lax.stop_gradient(solved.state))
-        return solved._replace(state=state)
-    # The equilibrium does not depend on where the search for it began, nor on how.
-    solved = _solve(method, *jax.lax.stop_gradient((inputs, y0)))
-    usable = converged(solved)
-    used, y = method.kind.without_failed(inputs, solved.state, usable)
-    value = method.kind.value(used, y)
-    state = _with_adjoint(method, value, used, y, usable, probe)
-    return solved._replace(state=jnp.where(usable, state, solved.state))
+    if method.gradient.loop().skips:
+        solved: Any = _rule(method, inputs, y0, probe)
+        return solved
+    # JAX differentiates the loop itself: no gradient from a failed sample.
+    solved = _solve(method, inputs, y0)
+    state = jnp.where(converged(solved), solved.state, jax.lax.stop_gradient(solved.state))
+    return solved._replace(state=state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_adjoint(
-    method: Method,
-    value: State,
-    inputs: Any,
-    y: State,
-    usable: Bool[Array, "*numbers"],
-    probe: AdjointReport,
-) -> State:
-    """Y, whose cotangent becomes w = (I - J^T)^-1 dL/dY, that of `value` = g(Y)."""
-    del method, value, inputs, usable, probe
-    return y
+def _rule(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
+    del probe
+    return _solve(method, inputs, y0)
 
 
-def _forward(method: Method, value: State, inputs: Any, y: State, usable: Array, probe: Any):
-    # By the rule itself: so that the backward rule, which depends on Y, can be differentiated too.
-    state: State = _with_adjoint(method, value, inputs, y, usable, probe)
-    return state, (inputs, state, usable)
+def _forward(method: Method, inputs: Any, y0: State, probe: AdjointReport):
+    solved: Any = _rule(method, inputs, y0, probe)
+    return solved, (inputs, solved.state, converged(solved))
 
 
 @with_default_promotion
-def _backward(method: Method, saved: Any, cotangent: State):
+def _backward(method: Method, saved: Any, cotangents: Solved):
     inputs, y, usable = saved
-    linear = method.kind.problem(inputs).linearise(y)
-    adjoint: Adjoint = method.gradient.adjoint(linear, jnp.where(usable, cotangent, 0))
+    # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
+    cotangent = jnp.where(usable, cotangents.state, 0)
+    inputs_used, y_used = method.kind.without_failed(inputs, y, usable)
+    linear = method.kind.problem(inputs_used).linearise(y_used)
+    adjoint: Adjoint = method.gradient.adjoint(linear, cotangent)
     # A sample without an equilibrium has no gradient to be wrong about.
     failed = usable & ~adjoint.converged
     w = jnp.where(usable & adjoint.converged, adjoint.state, 0)
@@ -147,32 +129,23 @@ def _backward(method: Method, saved: Any, cotangent: State):
         residual=jax.lax.stop_gradient(jnp.where(usable, adjoint.residual, 0)).reshape(-1),
         failed=failed.astype(w.dtype).reshape(-1),
     )
-    # The inputs and Y count by what is made of them here; that has no value, but derivatives.
-    return w, None, None, None, report
+    # The equilibrium does not depend on where the search for it began.
+    return method.kind.cotangents(inputs, y, w, usable), jnp.zeros_like(y), report
 
 
-_with_adjoint.defvjp(_forward, _backward)
+_rule.defvjp(_forward, _backward)
 
 
-@compiled_by_method
+@trace_once
 @with_default_promotion
 def _solve(method: Method, inputs: Any, y0: State) -> Solved:
     """Run the solver, and judge where each sample stopped, for all solvers alike."""
 
     def solve(kind: Kind, inputs: Any, y0: State) -> Solved:
-        problem = kind.problem(inputs)
-        solved = judged(method, problem, method.solver.solve(problem, y0, method.gradient.loop()))
+        problem, loop = kind.problem(inputs), method.gradient.loop()
+        solved = judged(method.solver, problem, method.solver.solve(problem, y0, loop))
         if method.checked is not None:
-            solved = method.checked(method, problem, y0, solved)
+            solved = method.checked(method.solver, loop, problem, y0, solved)
         return solved
 
     return method.kind.lay_out(solve)(inputs, y0)
-
-
-def judged(method: Method, problem: Problem, solved: Solved) -> Solved:
-    """With the status of each sample."""
-    # A NaN is not comparable; what a caller can act on is "infinitely far from equilibrium".
-    residual = jnp.where(jnp.isnan(solved.residual), jnp.inf, solved.residual)
-    tolerance = tolerance_of(method.solver, problem, solved.state.dtype)
-    status = judge(residual, solved.time, tolerance)
-    return solved._replace(residual=residual, status=status)

@@ -12,6 +12,7 @@ each sample keeps an axis of length one for the neurons.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -148,10 +149,9 @@ class Problem(eqx.Module):
         """
         del slope
         return ProductSystem(
-            product=self.linearise(y).product(False),
+            linear=self.linearise(y),
             scale=(1 + damping).astype(y.dtype),
             accuracy=self.linear_accuracy(y.dtype),
-            layout=self.layout,
         )
 
     def linear_accuracy(self, dtype: Any) -> float:
@@ -215,6 +215,10 @@ class Problem(eqx.Module):
         """
         return None
 
+    def jacobian(self, y: State) -> Float[Array, "samples n n"]:
+        """J itself, of each sample, where there is a matrix that is small enough."""
+        raise TypeError(f"{type(self).__name__} knows its Jacobian by products alone")
+
     def unproven(self) -> "Problem":
         """The same, with nothing known of a contraction."""
         return self
@@ -240,29 +244,48 @@ def default_tolerance(dtype: Any) -> float:
 class ProductSystem(eqx.Module):
     """scale I - J, known by products: solved by GMRES."""
 
-    product: Callable[[State], State]
+    linear: Linearisation
     scale: Numbers
     accuracy: float = eqx.field(static=True)
-    layout: Layout = eqx.field(static=True)
     is_iterative: ClassVar[bool] = True
 
     def solve(self, rhs: State) -> State:
         """Solve (scale I - J) x = rhs."""
-
-        def operator(v: State) -> State:
-            return self.scale * v - self.product(v)
-
-        def solve(operator: Callable[[State], State], rhs: State) -> State:
-            return gmres(operator, rhs, self.accuracy, self.layout)
-
         rhs = rhs.astype(self.scale.dtype)
-        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
-        solved = jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
+        solved: State = _solve_damped(False, self.accuracy, self.linear, self.scale, rhs)
         return solved.astype(jnp.float32)
 
     def determinant_is_positive(self) -> Flags:
         """Nothing is known of the determinant."""
         return jnp.ones_like(self.scale, bool)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve_damped(
+    transposed: bool, accuracy: float, linear: Linearisation, scale: Numbers, rhs: State
+) -> State:
+    """(scale I - J) x = rhs, or with J^T; it has the derivatives of the system alone."""
+    return gmres(_damped(transposed, linear, scale), rhs, accuracy, linear.layout)
+
+
+def _damped(transposed: bool, linear: Linearisation, scale: Numbers) -> Callable[[State], State]:
+    product = linear.product(transposed)
+    return lambda v: scale * v - product(v)
+
+
+def _damped_forward(transposed, accuracy, linear, scale, rhs):
+    solution = _solve_damped(transposed, accuracy, linear, scale, rhs)
+    return solution, (linear, scale, solution)
+
+
+def _damped_backward(transposed, accuracy, saved, cotangent: State):
+    linear, scale, solution = saved
+    bar: State = _solve_damped(not transposed, accuracy, linear, scale, cotangent)
+    _, pullback = jax.vjp(lambda *of: -_damped(transposed, *of)(solution), linear, scale)
+    return *pullback(bar), bar
+
+
+_solve_damped.defvjp(_damped_forward, _damped_backward)
 
 
 def merged(before: Near, after: Near, again: Flags) -> Near:

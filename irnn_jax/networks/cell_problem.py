@@ -93,30 +93,35 @@ class CellKind:
         out = self.cell(params, self.shape.unflatten(y if self.batched else y[0]), x)
         return self.shape.flatten(out, batch).reshape(y.shape).astype(y.dtype)
 
-    def value(self, inputs: Any, y: State) -> State:
-        """The cell once more, for JAX to differentiate."""
-        return self.flat(inputs, y)
+    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
+        """(dg/d inputs)^T w, of the usable samples alone."""
+        inputs, y = self.without_failed(inputs, y, usable)
+        gradients = jax.vjp(lambda inputs: self.flat(inputs, y), inputs)[1](w)[0]
+        # Where no sample can be used, what is not a number has nothing to stand in for it.
+        some = jnp.any(usable)
+        return jax.tree.map(
+            lambda g: g if g.dtype == jax.dtypes.float0 else jnp.where(some, g, jnp.zeros_like(g)),
+            gradients,
+        )
 
     def without_failed(self, inputs: Any, y: State, usable: Array) -> tuple[Any, State]:
         """With the first usable sample in place of each that failed.
 
         A masked adjoint would still meet the NaN of a bad sample as 0 * NaN.
         """
-        # Where there is none, nothing is differentiated.
-        some = jnp.any(usable)
-        inputs = jax.tree.map(lambda leaf: _held(some, leaf), inputs)
-        y = _held(some, jnp.where(usable, y, 0))
         if not self.batched:
-            return inputs, y
+            params, x = inputs
+            ok = usable[0, 0]
+            return jax.tree.map(lambda leaf: _held(ok, leaf), (params, x)), jnp.where(ok, y, 0)
+        params, x = inputs
         good = jnp.argmax(usable[:, 0])
 
         def replaced(leaf: Array) -> Array:
+            flags = usable[:, 0].reshape(-1, *(1,) * (leaf.ndim - 1))
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return leaf
-            flags = usable[:, 0].reshape(-1, *(1,) * (leaf.ndim - 1))
             return jnp.where(flags, leaf, leaf[good])
 
-        params, x = inputs
         return (params, jax.tree.map(replaced, x)), replaced(y)
 
 

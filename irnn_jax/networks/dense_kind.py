@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.activations import Activation, with_accurate_slope
-from irnn_jax.linalg.dense import matmul
+from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.linalg.dense import matmul, multiply
 from irnn_jax.networks.contraction import contracts
 from irnn_jax.networks.dense_problem import DenseProblem
 from irnn_jax.xla.batch_last import batch_last
@@ -76,13 +76,17 @@ class DenseKind:
     def without_failed(
         self, inputs: DenseInputs, y: Array, usable: Array
     ) -> tuple[DenseInputs, Array]:
-        """Y = 0 and b = 0 in place of a state that was not reached."""
-        # Where none was, the weights themselves may not be numbers.
-        matrix = jnp.where(jnp.any(usable), inputs.matrix, 0)
-        drive = jnp.where(usable, inputs.drive, 0)
-        return inputs._replace(matrix=matrix, drive=drive), jnp.where(usable, y, 0)
+        """Y = 0 in place of a state that was not reached."""
+        return inputs, jnp.where(usable, y, 0)
 
-    def value(self, inputs: DenseInputs, y: Array) -> Array:
-        """f(A Y + b): so that dL/dA = u Y^T and dL/db = u with u = D w."""
-        activation = with_accurate_slope(self.activation)
-        return activation(matmul(inputs.matrix[..., 0], y) + inputs.drive)
+    def cotangents(self, inputs: DenseInputs, y: Array, w: Array, usable: Array) -> DenseInputs:
+        """dL/dA = u Y^T and dL/db = u with u = D w."""
+        y = jnp.where(usable, y, 0)
+        slope = accurate_slope(self.activation, multiply(inputs.matrix, y) + inputs.drive)
+        u = jnp.where(usable, slope, 0) * w
+        return DenseInputs(
+            matrix=matmul(u, y.T)[..., None],
+            drive=u,
+            # Where a search ends is no function of when.
+            tolerance=jax.tree.map(jnp.zeros_like, inputs.tolerance),
+        )

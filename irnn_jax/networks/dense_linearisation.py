@@ -150,7 +150,8 @@ def _iterate(
             joined = batch_last(direct, (2, 1, 1), up_to=DIRECT_UP_TO)
             return jnp.where(done, state, joined(matrix, slope, rhs))
 
-        return chord, unit * run_if(jnp.any(~done), factorised, state, slope)
+        state = run_if(jnp.any(~done), factorised, state, slope)
+        return chord, unit * _checked(transposed, state, matrix, slope, rhs)
 
     product = DenseLinearisation(matrix=matrix, slope=slope, sizes=()).product(transposed)
 

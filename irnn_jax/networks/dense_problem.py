@@ -184,6 +184,11 @@ class DenseProblem(Problem):
         along: Any = jax.tree.map(lambda _: -1, shared)
         return shared, eqx.tree_at(lambda p: p.matrix, along, None)
 
+    def jacobian(self, y: State) -> Float[Array, "samples n n"]:
+        """D A."""
+        _, slope = self.value_and_slope(y)
+        return jnp.moveaxis(slope[:, None] * self.matrix, (0, 1), (-2, -1))
+
     def unproven(self) -> "DenseProblem":
         """Without the proof."""
         return dataclasses.replace(self, contracts=None)

@@ -59,9 +59,10 @@ class Cascade:
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Run the solvers in turn until one converges."""
+        dtype = y0.dtype  # and not y0, which would outlive this call
 
         def failed(problem: Problem, solved: Solved) -> jax.Array:
-            return ~(solved.residual <= tolerance_of(self, problem, y0.dtype))
+            return ~(solved.residual <= tolerance_of(self, problem, dtype))
 
         solved = self.solvers[0].solve(problem, y0, loop)
         for solver in self.solvers[1:]:

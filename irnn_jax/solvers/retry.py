@@ -49,6 +49,8 @@ def retry(
         return merged._replace(num_steps=num_steps)
 
     def of_those(before: Solved, problem: Problem, y0: State) -> Solved:
+        if not loop.skips:
+            return again(before, problem, y0)
         return problem.run_for(again, failed(problem, before), before, problem, y0)
 
     return loop.run_if(failed(problem, before), of_those, before, problem, y0)

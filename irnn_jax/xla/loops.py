@@ -157,6 +157,8 @@ def _loop(functions: Any, start: Carry, max_steps: int, check_every: int, as_one
             return leaf if added else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
 
         def advance(number: Array, carry: Carry) -> Carry:
+            number = vary(number, varying_axes((given, carry)))
+
             def one(given: Any, carry: Carry) -> Carry:
                 return eqx.combine(given, code)[0](number, carry)
 

@@ -1,4 +1,4 @@
-"""Programs that are found again by what they compute, and let go when they are old."""
+"""Programs that are traced once, found again by what they compute, and let go when they are old."""
 
 import functools
 from collections.abc import Callable
@@ -15,6 +15,23 @@ Solve = TypeVar("Solve", bound=Callable)
 
 # Compiled programs that are kept: of the solves that are called outside of any `jit`.
 KEPT = 64
+
+
+def trace_once(solve: Solve) -> Solve:
+    """`solve(method, *arrays)`, with a `method` that can be hashed, traced once for both callers.
+
+    Where a derivative rule is differentiated, JAX traces its function, and then its forward rule in
+    place of it. `jax.jit` keeps the first trace for the second, if only their contexts are the
+    same; and they are, but for the mesh, which is none in the one and an empty one in the other.
+    """
+    jitted = compiled_by_method(solve)
+
+    @functools.wraps(solve)
+    def once(method: Any, *arguments: Any):
+        with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+            return jitted(method, *arguments)
+
+    return cast(Solve, once)
 
 
 def compiled_by_method(solve: Solve) -> Solve:
