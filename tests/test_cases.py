@@ -220,8 +220,17 @@ def _with_noise(place: str, w: Any, key: Any) -> Any:
     return jnp.sum(solve(cell, params, x))
 
 
-@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey], ids=["key", "old_key"])
-@pytest.mark.parametrize("place", ["params", "x", "closure"])
+@pytest.mark.parametrize(
+    ("place", "make"),
+    [
+        ("params", jax.random.key),
+        ("x", jax.random.key),
+        ("closure", jax.random.key),
+        ("x", jax.random.PRNGKey),
+        pytest.param("params", jax.random.PRNGKey, marks=pytest.mark.slow),
+        pytest.param("closure", jax.random.PRNGKey, marks=pytest.mark.slow),
+    ],
+)
 def test_random_keys(place, make):
     gradient = jax.grad(functools.partial(_with_noise, place))
     for seed in (0, 1):
@@ -628,7 +637,13 @@ def test_strict_promotion(name, option):
             assert found.dtype == dtype
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("network_32", "network_83") else ())
+        for name in OUTPUTS
+    ],
+)
 def test_empty_batches(name):
     none = X3[:0]
     assert OUTPUTS[name](W3, none).shape == (0, 3)
