@@ -218,8 +218,9 @@ class RankOneKind:
     def without_failed(self, inputs: RankOne, y: Any, usable: Any) -> tuple[RankOne, Any]:
         return inputs._replace(drive=jnp.where(usable, inputs.drive, 0)), jnp.where(usable, y, 0)
 
-    def value(self, inputs: RankOne, y: Any) -> Any:
-        return self.problem(inputs).value(y)
+    def cotangents(self, inputs: RankOne, y: Any, w: Any, usable: Any) -> RankOne:
+        inputs, y = self.without_failed(inputs, y, usable)
+        return jax.vjp(lambda inputs: self.problem(inputs).value(y), inputs)[1](w)[0]
 
 
 N, BATCH = 7, 5

@@ -8,7 +8,7 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.xla.chunks import map_chunks
-from irnn_jax.xla.trace import compiled_by_method
+from irnn_jax.xla.trace import trace_once
 from tests.problems import inputs, network
 
 TRACES: list[str] = []
@@ -49,7 +49,7 @@ def test_a_solve_is_traced_once_for_all_its_derivatives(of, order):
 
 
 def test_nothing_differs_by_it():
-    @compiled_by_method
+    @trace_once
     def solve(method, x):
         return method(x)
 
