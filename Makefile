@@ -12,8 +12,10 @@ QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emit
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Equilibria, gradients and adjoints of every kind, and what rests on the rounding of the programs that
 # users get: compiled as for them.
-AS_USED := tests/data/test_oscillator_data.py $(addprefix tests/test_,adjoint.py contraction.py \
-	gradients.py oracle.py settle.py solvers.py stability_check.py tolerance.py wide.py)
+AS_USED := $(addprefix tests/,data/test_oscillator_data.py gradients/test_adjoint.py \
+	gradients/test_gradients.py iterations/test_stationary.py networks/test_contraction.py \
+	networks/test_wide.py solvers/test_solvers.py solvers/test_stable.py solvers/test_tolerance.py \
+	test_oracle.py)
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

@@ -145,7 +145,7 @@ _rule.defvjp(_forward, _backward)
 def _solve(method: Method, inputs: Any, y0: State) -> Solved:
     """Run the solver, and judge where each sample stopped, for all solvers alike."""
 
-    def solve(kind: Kind, inputs: Any, y0: State) -> Solved:
+    def solve(kind: Any, inputs: Any, y0: State) -> Solved:
         problem, loop = kind.problem(inputs), method.gradient.loop()
         solved = judged(method.solver, problem, method.solver.solve(problem, y0, loop))
         if method.checked is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
@@ -61,6 +62,14 @@ def getkey() -> Callable[[], jax.Array]:
             yield fresh
 
     return keys().__next__
+
+
+@pytest.fixture
+def without_runtime_types() -> Iterator[None]:
+    """The library as its users run it: the suite's checks of annotations would raise first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -35,10 +35,7 @@ SOLVERS = {
     "pseudo_transient": Promise(irnn.PseudoTransient(), 1e-13),
     "mixed_precision": Promise(irnn.MixedPrecision(), 1e-13),
     "newton_krylov": Promise(irnn.NewtonKrylov(max_steps=20), STOPS_AT_TOLERANCE),
-    "exponential": Promise(
-        irnn.Exponential(max_steps=30, acceleration=irnn.Anderson(max_steps=60)),
-        STOPS_AT_TOLERANCE,
-    ),
+    "exponential": Promise(irnn.Exponential(max_steps=30), STOPS_AT_TOLERANCE),
     "anderson": Promise(irnn.Anderson(max_steps=60), STOPS_AT_TOLERANCE),
     "flow": Promise(irnn.Flow(), STOPS_AT_TOLERANCE),
     "picard": Promise(irnn.Picard(), STOPS_AT_TOLERANCE),
@@ -223,9 +220,10 @@ def central_differences(function: Callable[[Any], Any], tree: Any, step: float =
     def at(leaf: Array, index: Any, shift: float) -> Any:
         kept = leaf[index]
         leaf[index] = kept + shift
-        value = function(jax.tree.unflatten(treedef, leaves))
+        # Before the number is put back, which a compiled function may still read.
+        value = np.asarray(function(jax.tree.unflatten(treedef, leaves)))
         leaf[index] = kept
-        return np.asarray(value)
+        return value
 
     gradients = []
     for leaf in leaves:

@@ -1,11 +1,10 @@
 """What a caller can get wrong, the exception it raises, and what its message says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import optax
 import pytest
 
@@ -16,12 +15,7 @@ NET = NETWORKS["two_layers"]
 X = inputs(NET)
 
 
-@pytest.fixture(autouse=True)
-def without_runtime_types() -> Iterator[None]:
-    """The library as its users run it: the suite's checks of annotations would raise first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("without_runtime_types")
 
 
 def _init(sizes: Any, **options: Any) -> irnn.Network:

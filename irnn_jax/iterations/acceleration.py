@@ -77,7 +77,7 @@ class Acceleration:
         tolerance: float | Numbers,
         layout: Layout,
         loop: Loop,
-        limit: float | Numbers = math.inf,
+        limit: float | Float[Array, "*#numbers"] = math.inf,
     ) -> History:
         """Iterate y <- function(y) until max|function(y) - y| <= tolerance for each sample.
 

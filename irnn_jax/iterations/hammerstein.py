@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from irnn_jax.activations import Activation, value_and_slope
 from irnn_jax.linalg import dense
@@ -109,7 +109,7 @@ class Hammerstein(NamedTuple):
             in_rows=True,
         )
 
-    def turned(self, states: States) -> States:
+    def turned(self, states: Shaped[Array, "_ _"]) -> Shaped[Array, "_ _"]:
         """From (n, batch) to how this equation has it, and back."""
         return states.T if self.in_rows else states
 

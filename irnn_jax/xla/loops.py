@@ -6,7 +6,7 @@ needs, and has no reverse mode. `Differentiable` is for `irnn_jax.Unrolled`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import diffrax
 import equinox as eqx
@@ -21,6 +21,7 @@ from irnn_jax.xla.varying import axes_of_a_call, vary, varying_axes
 Carry = TypeVar("Carry")
 
 
+@runtime_checkable
 class Loop(Protocol):
     """How a solver repeats its steps, and does what only some samples need.
 

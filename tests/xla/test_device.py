@@ -1,4 +1,4 @@
-"""Where a look at whether to go on is costly, loops look less often, and find the same."""
+"""Where a check of whether to go on is costly, loops check less often, and find the same."""
 
 import types
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.solvers import refine
-from irnn_jax.xla.device import STEPS_A_LOOK, looks_are_cheap, steps_a_look
-from irnn_jax.xla.loops import repeat_together
+from irnn_jax.iterations import refinement
+from irnn_jax.xla.device import checks_are_cheap, steps_between_checks
+from irnn_jax.xla.loops import Plain
 from irnn_jax.xla.precision import is_fast_in_double
+from irnn_jax.xla.tuning import STEPS_BETWEEN_CHECKS_ON_A_GPU
 from tests.problems import inputs, network, relative_error
 
 STARTS = jnp.asarray([[8.0, 0.5, 1.0], [64.0, 16.0, 5.0]])
@@ -26,12 +27,12 @@ def as_on_a_gpu(monkeypatch):
     jax.clear_caches()
 
 
-def _halve(start, steps_a_look, looks=None):
+def _halve(start, check_every, checks=None):
     """Until below 1, at most 20 times: the value, and the number of the last step."""
 
     def moving(carry):
-        if looks is not None:
-            jax.debug.callback(looks.append, 1)
+        if checks is not None:
+            jax.debug.callback(checks.append, 1)
         return carry[0] >= 1
 
     def advance(number, carry):
@@ -40,7 +41,7 @@ def _halve(start, steps_a_look, looks=None):
         return jnp.where(going, value / 2, value), jnp.where(going, number, last)
 
     start = (start, jnp.full(start.shape, -1, jnp.int32))
-    return repeat_together(advance, start, moving, 20, steps_a_look)
+    return Plain().repeat(advance, start, moving, 20, check_every)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 5])
@@ -51,12 +52,12 @@ def test_the_same_is_found(steps):
 
 
 def test_nothing_is_asked_on_the_way():
-    """7 steps: a look before each and one after the last; or two times four, and three looks."""
+    """7 steps: a check before each and one after the last; or two times four, and three checks."""
     for steps, expected in ((1, 8), (4, 3)):
-        looks = []
-        jax.block_until_ready(_halve(STARTS, steps, looks))
+        checks = []
+        jax.block_until_ready(_halve(STARTS, steps, checks))
         jax.effects_barrier()
-        assert len(looks) == expected
+        assert len(checks) == expected
 
 
 def test_no_more_steps_than_allowed():
@@ -66,14 +67,14 @@ def test_no_more_steps_than_allowed():
 
 @pytest.mark.parametrize("max_steps", [1, 2, 30, 100, 97])
 def test_a_divisor_of_the_steps_on_a_gpu(as_on_a_gpu, max_steps):
-    assert not looks_are_cheap()
-    assert max_steps % steps_a_look(max_steps) == 0
-    assert steps_a_look(100) == STEPS_A_LOOK
+    assert not checks_are_cheap()
+    assert max_steps % steps_between_checks(max_steps) == 0
+    assert steps_between_checks(100) == STEPS_BETWEEN_CHECKS_ON_A_GPU
 
 
 def test_after_each_step_on_a_cpu(as_on_a_cpu):
-    assert looks_are_cheap()
-    assert steps_a_look(100) == 1
+    assert checks_are_cheap()
+    assert steps_between_checks(100) == 1
 
 
 def test_which_gpus_are_fast_in_double(monkeypatch):
@@ -97,8 +98,8 @@ def test_which_gpus_are_fast_in_double(monkeypatch):
     ],
 )
 def test_a_gpus_way_on_any_device(as_on_a_gpu, monkeypatch, gain, double_up_to, fast):
-    monkeypatch.setattr(refine, "DOUBLE_UP_TO", double_up_to)
-    monkeypatch.setattr(refine, "is_fast_in_double", lambda: fast)
+    monkeypatch.setattr(refinement, "DOUBLE_UP_TO", double_up_to)
+    monkeypatch.setattr(refinement, "is_fast_in_double", lambda: fast)
     net = network((9, 60, 4), scale=gain / 8)
     x = inputs(net, 40)
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.xla.chunks import in_pieces
-from irnn_jax.xla.trace import traced_once
+from irnn_jax.xla.chunks import map_chunks
+from irnn_jax.xla.trace import trace_once
 from tests.problems import inputs, network
 
 TRACES: list[str] = []
@@ -18,9 +18,9 @@ TRACES: list[str] = []
 class Counted(irnn.Picard):
     """That says when it is traced."""
 
-    def solve(self, problem, y0, adjoint):
+    def solve(self, problem, y0, loop):
         TRACES.append(type(problem).__name__)
-        return super().solve(problem, y0, adjoint)
+        return super().solve(problem, y0, loop)
 
 
 def _of_a_network(net):
@@ -49,7 +49,7 @@ def test_a_solve_is_traced_once_for_all_its_derivatives(of, order):
 
 
 def test_nothing_differs_by_it():
-    @traced_once
+    @trace_once
     def solve(method, x):
         return method(x)
 
@@ -58,12 +58,12 @@ def test_nothing_differs_by_it():
     assert jnp.all(jax.grad(lambda x: solve(jnp.sin, x).sum())(x) == jnp.cos(x))
 
 
-def test_a_piece_is_traced_once():
+def test_a_chunk_is_traced_once():
     traces = []
 
     def work(carry, part, seen):
         traces.append(seen.shape)
         return carry, 2 * part
 
-    jax.jit(lambda x: in_pieces(work, 0, x, count=7, width=3)[1]).trace(jnp.arange(7.0))
+    jax.jit(lambda x: map_chunks(work, 0, x, count=7, width=3)[1]).trace(jnp.arange(7.0))
     assert traces == [(3,)]

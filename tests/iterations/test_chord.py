@@ -1,4 +1,4 @@
-"""The linearisation that a batch shares, on the way to its equilibria and in their adjoint."""
+"""The linearisation that a batch shares, on the way to its equilibria."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,7 @@ import pytest
 
 import irnn_jax as irnn
 from irnn_jax.iterations.chord import chord_of, chord_pays
-from irnn_jax.networks.dense_linearisation import solve_adjoint_by_chord
-from irnn_jax.problem import DIRECT_UP_TO
-from irnn_jax.solvers import settle
+from irnn_jax.xla.tuning import DIRECT_UP_TO
 from tests.problems import inputs, network, relative_error
 
 HIDDEN = DIRECT_UP_TO + 20
@@ -30,14 +28,12 @@ def _gradient(solver, **options):
     return jax.jit(jax.grad(loss, has_aux=True))
 
 
-def test_that_of_the_transpose():
+def test_it_is_the_linearisation_with_the_mean_slopes():
     rng = np.random.default_rng(0)
     matrix, mean = rng.normal(size=(7, 7)), rng.uniform(0, 0.25, size=7)
     chord = chord_of(jnp.asarray(matrix), jnp.asarray(mean))
     expected = np.linalg.solve(np.eye(7) - matrix * mean, matrix)
     np.testing.assert_allclose(chord.response, expected, rtol=0, atol=1e-12)
-    other = chord_of(jnp.asarray(matrix.T), jnp.asarray(mean))
-    np.testing.assert_allclose(chord.transposed().response, other.response, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -46,26 +42,6 @@ def test_where_it_pays(monkeypatch, backend):
     assert chord_pays(HIDDEN, is_shared=True) == (backend == "cpu")
     assert not chord_pays(HIDDEN, is_shared=False)
     assert not chord_pays(DIRECT_UP_TO, is_shared=True)
-
-
-@pytest.mark.usefixtures("as_on_a_cpu")
-@pytest.mark.parametrize(
-    "options", [{}, pytest.param({"check_stability": True}, marks=pytest.mark.slow)], ids=str
-)
-def test_the_adjoint_has_that_of_the_equilibrium(monkeypatch, options):
-    made = []
-
-    def counted(matrix, mean):
-        jax.debug.callback(lambda _: made.append(1), mean[0])
-        return chord_of(matrix, mean)
-
-    monkeypatch.setattr(settle, "chord_of", counted)
-    actual, result = _gradient(irnn.Exponential(), **options)(NET)
-    jax.effects_barrier()
-    assert np.all(result.converged)
-    assert len(made) == 1
-    expected, _ = _gradient(irnn.PseudoTransient(), **options)(NET)
-    assert relative_error(actual, expected) < 1e-9
 
 
 @pytest.mark.usefixtures("as_on_a_cpu")
@@ -89,20 +65,6 @@ def test_a_second_attempt_needs_none():
         assert found.activities[-1].shape == (160, 3)
 
 
-def test_the_adjoint_does_not_depend_on_how_good_it_is():
-    rng = np.random.default_rng(1)
-    matrix = rng.normal(size=(HIDDEN, HIDDEN, 1)) * 5 / np.sqrt(HIDDEN)
-    slope, rhs = rng.uniform(0, 0.25, size=(HIDDEN, 70)), rng.normal(size=(HIDDEN, 70))
-    systems = np.eye(HIDDEN) - matrix[..., 0].T * slope.T[:, None, :]
-    expected = np.linalg.solve(systems, rhs.T[:, :, None])[..., 0].T
-    known = chord_of(jnp.asarray(matrix[..., 0].T, jnp.float32), jnp.float32(slope.mean(axis=1)))
-    bad = rng.normal(size=(HIDDEN, HIDDEN)).astype("float32")
-    for response in (known.response, 0 * known.response, bad, np.nan * bad):
-        given = (known.mean[:, None], response[:, :, None], jnp.ones(1, bool))
-        found = jax.jit(solve_adjoint_by_chord)(matrix, slope, rhs, *given)
-        assert relative_error(found, expected) < 1e-9
-
-
 @pytest.mark.slow
 def test_second_derivatives_and_networks_side_by_side():
     direction = network((5, HIDDEN, 3), scale=0.1 / np.sqrt(HIDDEN), seed=3)
@@ -123,7 +85,7 @@ def test_second_derivatives_and_networks_side_by_side():
 
 
 @pytest.mark.usefixtures("as_on_a_cpu")
-def test_second_derivatives_go_through_the_adjoint_that_has_it():
+def test_second_derivatives_go_through_the_adjoint():
     direction = jax.tree.map(lambda leaf: leaf / 10, NET)
 
     def slope(step):

@@ -2,18 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.solvers import in_pieces
-from irnn_jax.xla.chunks import FEW
+from irnn_jax.xla import chunks
+from irnn_jax.xla.tuning import FEW
 from tests.problems import NETWORKS, inputs, oscillator, scalar_neuron, some_sigmoid
 
 # Steps of one are stable where 30 y (1 - y) < 1: for the outer two, and not for the middle one.
@@ -144,9 +142,9 @@ class Watched:
 
     tolerance: float | None = None
 
-    def solve(self, problem: Any, y0: Any, adjoint: Any) -> Any:
+    def solve(self, problem: Any, y0: Any, loop: Any) -> Any:
         jax.debug.callback(lambda y: ENTERED.append(y[0].size), y0)
-        return SECOND.solve(problem, y0, adjoint)
+        return SECOND.solve(problem, y0, loop)
 
 
 @pytest.mark.parametrize("entry", ["batch", "vmap", "cell"])
@@ -165,7 +163,7 @@ def test_later_solvers_do_not_run_where_the_first_converges(entry):
 
 
 def test_of_many_samples_those_that_fail_are_solved_without_the_others(monkeypatch):
-    monkeypatch.setattr(in_pieces, "on_one_cpu", lambda: True)
+    monkeypatch.setattr(chunks, "on_one_cpu", lambda: True)
     solver = irnn.Cascade(solvers=(FIRST, Watched()))
     many = jnp.tile(X[0], (100, 1)).at[jnp.array([3, 57, 99])].set(X[MIDDLE])
     few, *_ = _everything("batch", X, solver=solver)
@@ -180,7 +178,7 @@ def test_of_many_samples_those_that_fail_are_solved_without_the_others(monkeypat
 
 
 def test_those_that_fail_are_solved_together_for_all_networks(monkeypatch):
-    monkeypatch.setattr(in_pieces, "on_one_cpu", lambda: True)
+    monkeypatch.setattr(chunks, "on_one_cpu", lambda: True)
     # Of more neurons than networks side by side have.
     nets = jax.vmap(lambda key: irnn.init(key, (3, 24, 2)))(jax.random.split(jax.random.key(0), 4))
     first_layer, last = nets.layers
@@ -232,15 +230,7 @@ def test_training_through_a_cascade():
 # --- what a cascade is --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the types that only the tests check: what a caller is told."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_runtime_types")
 def test_a_cascade_is_a_value():
     assert irnn.Cascade() == irnn.Cascade()
     assert hash(irnn.Cascade()) == hash(irnn.Cascade())
@@ -276,7 +266,7 @@ BAD_SOLVERS = [
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_runtime_types")
 @pytest.mark.parametrize(("solvers", "words"), BAD_SOLVERS)
 def test_solvers_are_checked_when_built(solvers, words):
     with pytest.raises(ValueError, match=words):

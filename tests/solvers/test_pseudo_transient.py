@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 from scipy.special import expit
 
 import irnn_jax as irnn
-from irnn_jax.problem import DenseProblem
+from irnn_jax.networks.dense_problem import DenseProblem
 from irnn_jax.solvers.follow_then_newton import FollowThenNewton
 from irnn_jax.solvers.rodas3 import Iterate, StepReport, iterate, rodas3
+from irnn_jax.xla.loops import Plain
 from tests.problems import (
     NETWORKS,
     connection_matrix,
@@ -28,16 +28,20 @@ FIRST, LAST = (tuple(map(np.asarray, layer)) for layer in NET.layers)
 DRIVE = np.concatenate([FIRST[0] @ X + FIRST[2], LAST[2]])
 
 
-PROBLEM = DenseProblem(matrix=jnp.asarray(A), drive=jnp.asarray(DRIVE), activation=sigmoid)
+def _problem(matrix: Any, drive: Any) -> DenseProblem:
+    return DenseProblem(matrix=matrix, drive=drive, activation=sigmoid, sizes=NET.sizes[1:])
+
+
+PROBLEM = _problem(jnp.asarray(A), jnp.asarray(DRIVE))
 
 
 def _start(state: Any) -> Iterate:
-    return iterate(PROBLEM, state, remaining=jnp.asarray(jnp.inf), time=jnp.asarray(0.0))
+    return iterate(PROBLEM, state, remaining=jnp.full(1, jnp.inf), time=jnp.zeros(1))
 
 
 def _steps(h: float, num_steps: int) -> Iterate:
     """From rest, `num_steps` of size h."""
-    step = jax.jit(lambda y: rodas3(PROBLEM, y, jnp.asarray(h))[0])
+    step = jax.jit(lambda y: rodas3(PROBLEM, y, jnp.full(1, h))[0])
     y = _start(jnp.zeros(3))
     for _ in range(num_steps):
         y = step(y)
@@ -91,7 +95,7 @@ def test_a_long_step_is_three_newton_steps_with_one_jacobian():
     errors = []
     for distance in (0.08, 0.04, 0.02):
         state = jnp.asarray(rest) + distance * jnp.array([1.0, -1.0, 1.0])
-        y1, _ = rodas3(PROBLEM, _start(state), jnp.asarray(1e15))
+        y1, _ = rodas3(PROBLEM, _start(state), jnp.full(1, 1e15))
         errors.append(np.max(np.abs(y1.state - rest)))
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     np.testing.assert_allclose(orders, 4, atol=0.4)
@@ -100,25 +104,24 @@ def test_a_long_step_is_three_newton_steps_with_one_jacobian():
 def test_what_float32_leaves_of_a_correction_the_next_one_finds():
     rest = np.concatenate(reference_equilibrium(NET, X))
     start = _start(jnp.asarray(rest) + 1e-4 * jnp.array([1.0, -1.0, 1.0]))
-    system = PROBLEM.damped_newton(start.state, start.slope, jnp.asarray(0.0))
+    system = PROBLEM.damped(start.state, start.slope, jnp.zeros(1))
     first = system.solve(start.velocity)
     assert first.dtype == jnp.float32
-    y1, _ = rodas3(PROBLEM, start, jnp.asarray(LONGEST))
+    y1, _ = rodas3(PROBLEM, start, jnp.full(1, LONGEST))
     np.testing.assert_allclose(y1.state, rest, rtol=0, atol=1e-15)
 
 
 def test_a_batch_is_solved_as_its_samples_are():
     """Every sample has its own step size, its own rejections and its own number of steps."""
     drives = jnp.stack([jnp.asarray(DRIVE), jnp.asarray(DRIVE) - 30, jnp.full(3, jnp.inf)], axis=1)
-    solver, adjoint = irnn.PseudoTransient(), diffrax.ForwardMode()
-    batch = DenseProblem(matrix=jnp.asarray(10 * A)[:, :, None], drive=drives, activation=sigmoid)
-    together = solver.solve(batch, jnp.zeros((3, 3)), adjoint)
+    solver, loop = irnn.PseudoTransient(), Plain()
+    batch = _problem(jnp.asarray(10 * A)[:, :, None], drives)
+    together = solver.solve(batch, jnp.zeros((3, 3)), loop)
     for i, drive in enumerate(drives.T):
-        problem = DenseProblem(matrix=jnp.asarray(10 * A), drive=drive, activation=sigmoid)
-        alone = solver.solve(problem, jnp.zeros(3), adjoint)
-        assert alone.num_steps == together.num_steps[i]
+        alone = solver.solve(_problem(jnp.asarray(10 * A), drive), jnp.zeros(3), loop)
+        assert alone.num_steps == together.num_steps[:, i]
         np.testing.assert_array_equal(alone.state, together.state[:, i])
-    assert len(set(map(int, together.num_steps))) > 1
+    assert len(set(map(int, together.num_steps[0]))) > 1
 
 
 LONGEST = 1 / np.finfo(np.float32).eps

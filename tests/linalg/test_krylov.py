@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from irnn_jax.linalg.krylov import RESTART, gmres
+from irnn_jax.linalg.layout import NEURONS_FIRST
 
 
 def _systems(n, batch, spread, seed=0):
@@ -20,7 +21,7 @@ def _solve(matrices, rhs, tolerance):
     def operator(x):
         return jnp.einsum("ijb,jb->ib", jnp.asarray(matrices), x)
 
-    return jax.jit(lambda rhs: gmres(operator, rhs, tolerance))(rhs)
+    return jax.jit(lambda rhs: gmres(operator, rhs, tolerance, NEURONS_FIRST))(rhs)
 
 
 def _direct(matrices, rhs):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from irnn_jax.xla.loops import repeat_together
+from irnn_jax.xla.loops import Plain
 
 
 def _halve(rate, start):
@@ -20,7 +20,7 @@ def _halve(rate, start):
     def moving(carry):
         return carry[0] >= jnp.where(counted, 1.0, jnp.inf)
 
-    return repeat_together(advance, (start, jnp.zeros(start.shape, jnp.int32)), moving, 20)
+    return Plain().repeat(advance, (start, jnp.zeros(start.shape, jnp.int32)), moving, 20)
 
 
 RATES = jnp.asarray([0.5, 0.25, 2.0])
@@ -55,7 +55,7 @@ def test_nothing_is_kept_by_a_selection_of_each_step():
 
     def doubled(start):
         advance = lambda _, value: 2 * value  # noqa: E731
-        return repeat_together(advance, start, lambda value: value < 100, 20)
+        return Plain().repeat(advance, start, lambda value: value < 100, 20)
 
     program = str(jax.make_jaxpr(jax.vmap(doubled))(STARTS))
     assert "while" in program

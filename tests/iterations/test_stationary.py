@@ -7,26 +7,22 @@ import pytest
 from scipy.special import expit
 
 import irnn_jax as irnn
-from irnn_jax.activations import value_and_slope
 from irnn_jax.iterations.chord import unknown_chord
-from irnn_jax.iterations.hammerstein import Equation, affine
-from irnn_jax.iterations.refinement import settle_refined
-from irnn_jax.iterations.stationary import settle
-from irnn_jax.networks.dense_linearisation import solve_adjoint, solve_tangent
+from irnn_jax.iterations.hammerstein import Hammerstein, affine
+from irnn_jax.iterations.refinement import iterate_refined
+from irnn_jax.iterations.stationary import iterate
+from irnn_jax.networks.dense_linearisation import DenseLinearisation
 from tests.problems import inputs, network, relative_error
 
 
 def _equation(matrix, drive):
-    return Equation(
-        matrix=matrix[..., 0] if matrix.shape[-1] == 1 else matrix,
-        drive=drive,
-        function=lambda u, _: jax.nn.sigmoid(u),
-        slope=lambda u, _: value_and_slope(jax.nn.sigmoid, u)[1],
-    )
+    return Hammerstein.of(matrix, drive, jax.nn.sigmoid)
 
 
 def _refined(equation, y, going, tolerance):
-    return settle_refined(equation, y, going, tolerance, unknown_chord(equation.num_neurons))[0]
+    chord = unknown_chord(equation.num_neurons)
+    found, _ = iterate_refined(equation, y, going[None], tolerance, chord)
+    return found._replace(done=found.done[0])
 
 
 def _problem(n, samples, gain, *, shared=True):
@@ -88,8 +84,8 @@ def test_the_chord_contracts_where_plain_steps_crawl():
     """Half the steps that the map itself takes, to the same equilibrium."""
     matrix, drive = _problem(130, 200, 3)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
-    going, none = jnp.ones(200, bool), jnp.zeros_like(equation.drive)
-    settled, chord = settle(
+    going, none = jnp.ones((1, 200), bool), jnp.zeros_like(equation.drive)
+    settled, chord = iterate(
         equation, none, going, 1e-10, unknown_chord(equation.num_neurons, jnp.float64)
     )
     assert bool(chord.known)
@@ -99,7 +95,7 @@ def test_the_chord_contracts_where_plain_steps_crawl():
         before, y = y, expit(matrix[..., 0] @ y + drive)
         plain, change = plain + 1, np.max(np.abs(y - before))
     assert 2 * np.median(settled.num_steps) < plain
-    again, _ = settle(equation, none, going, 1e-10, chord)
+    again, _ = iterate(equation, none, going, 1e-10, chord)
     np.testing.assert_allclose(again.value, y, rtol=0, atol=1e-9)
 
 
@@ -108,21 +104,21 @@ def test_few_samples_are_not_worth_a_factorisation():
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
     start = unknown_chord(equation.num_neurons, jnp.float64)
     none = jnp.zeros_like(equation.drive)
-    settled, chord = settle(equation, none, jnp.ones(3, bool), 1e-10, start)
+    settled, chord = iterate(equation, none, jnp.ones((1, 3), bool), 1e-10, start)
     assert np.all(settled.done)
     assert not bool(chord.known)
 
 
 @pytest.mark.usefixtures("as_on_a_cpu")
 def test_a_batch_is_linearised_once():
-    """For the refinement too, and for the piece that comes next."""
+    """For the refinement too, and for the chunk that comes next."""
     matrix, drive = _problem(130, 200, 3)
     equation = _equation(jnp.asarray(matrix), jnp.asarray(drive))
-    going = jnp.ones(200, bool)
+    going = jnp.ones((1, 200), bool)
 
     def solve(chord):
-        found, chord = settle_refined(equation, equation.drive, going, 1e-12, chord)
-        again, after = settle_refined(equation, equation.drive, going, 1e-12, chord)
+        found, chord = iterate_refined(equation, equation.drive, going, 1e-12, chord)
+        again, after = iterate_refined(equation, equation.drive, going, 1e-12, chord)
         return found.done & again.done, chord, after
 
     done, chord, after = jax.jit(solve)(unknown_chord(equation.num_neurons))
@@ -174,12 +170,10 @@ def test_the_adjoint_systems_of_wide_layers(n, samples, gain, scale):
     rhs = scale * rng.normal(size=drive.shape)
     rhs[:, 0] = 0
     system = np.eye(n) - slope.T[:, :, None] * matrix[..., 0]
-    for solve, of, matrices in (
-        (solve_adjoint, matrix, np.swapaxes(system, 1, 2)),
-        (solve_tangent, matrix, system),
-    ):
+    linear = DenseLinearisation(matrix=jnp.asarray(matrix), slope=jnp.asarray(slope), sizes=(n,))
+    for transposed, matrices in ((True, np.swapaxes(system, 1, 2)), (False, system)):
         expected = np.linalg.solve(matrices, rhs.T[:, :, None])[..., 0].T
-        found = jax.jit(solve)(of, slope, rhs)
+        found = jax.jit(lambda rhs, way=transposed: linear.solve(rhs, way))(rhs)
         error = np.max(np.abs(found - expected)) / np.max(np.abs(expected))
         assert error < 1e-9
 
@@ -222,7 +216,7 @@ def test_plain_steps_go_on_while_they_will_end_in_time(rate, ends):
     drive = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)))
     equation = affine(matrix, drive, jnp.ones_like(drive), jnp.zeros_like(drive))
     chord = unknown_chord(equation.num_neurons, jnp.float64)
-    settled, _ = settle(equation, jnp.zeros_like(drive), jnp.ones(3, bool), 3e-6, chord)
+    settled, _ = iterate(equation, jnp.zeros_like(drive), jnp.ones((1, 3), bool), 3e-6, chord)
     assert np.all(settled.done == ends)
     if ends:
         np.testing.assert_allclose(settled.value, drive / (1 - rate), rtol=0, atol=3e-5)

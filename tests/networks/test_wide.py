@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import irnn_jax as irnn
-from irnn_jax import dense_adjoint, problem
+from irnn_jax.iterations.acceleration import Acceleration
+from irnn_jax.networks import dense_linearisation, dense_problem
+from irnn_jax.networks.dense_problem import DenseProblem
 from tests.problems import (
     NETWORKS,
     inputs,
@@ -34,8 +36,9 @@ def _gradients(net, x, **options):
 @pytest.fixture
 def _iterative(monkeypatch):
     """Systems of more than three unknowns are solved without a factorisation."""
-    monkeypatch.setattr(problem, "DIRECT_UP_TO", 3)
-    monkeypatch.setattr(dense_adjoint, "DIRECT_UP_TO", 3)
+    monkeypatch.setattr(dense_problem, "DIRECT_UP_TO", 3)
+    monkeypatch.setattr(dense_linearisation, "DIRECT_UP_TO", 3)
+    monkeypatch.setattr(dense_linearisation, "BLOCKS_UP_TO", 3)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -79,7 +82,9 @@ def test_an_adjoint_that_the_iteration_does_not_find_is_solved_directly(request,
     x = 0.1 * inputs(net, batch=3)
     expected, _ = _gradients(net, x)
     request.getfixturevalue("_iterative")
-    monkeypatch.setattr(dense_adjoint, "Anderson", lambda max_steps: irnn.Anderson(max_steps=1))
+    monkeypatch.setattr(
+        dense_linearisation, "Acceleration", lambda max_steps: Acceleration(max_steps=1)
+    )
     actual, _ = _gradients(net, x)
     assert relative_error(actual, expected) < 1e-9
 
@@ -110,7 +115,7 @@ def test_the_default_is_chosen_by_size():
     def chosen(neurons, samples):
         matrix = jnp.zeros((neurons, neurons, 1))
         y = jnp.zeros((neurons, samples))
-        system = problem.DenseProblem(matrix=matrix, drive=y, activation=jax.nn.sigmoid)
+        system = DenseProblem(matrix=matrix, drive=y, activation=jax.nn.sigmoid, sizes=(neurons,))
         return irnn.Auto(tolerance=1e-9).choose(system, y)
 
     continuation = irnn.PseudoTransient(tolerance=1e-9)
@@ -229,7 +234,22 @@ def test_solvers_inside_solvers_are_checked():
         irnn.InChunks(solver=irnn.Picard())
     with pytest.raises(ValueError, match="must be a PseudoTransient or an InChunks, got Pic"):
         irnn.MixedPrecision(solver=irnn.Picard())
-    with pytest.raises(ValueError, match="acceleration must be an Anderson, got Pic"):
-        irnn.Exponential(acceleration=irnn.Picard())
     with pytest.raises(ValueError, match="width must be positive"):
         irnn.InChunks(width=0)
+
+
+def test_the_gradient_of_a_wide_network_scales_with_the_loss():
+    """In float32 too, whose range the squares of a small cotangent leave."""
+    net = network((30, 250, 4), scale=1 / 16)
+    net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (net, inputs(net, 100)))
+
+    @jax.jit
+    def gradient(scale):
+        return jax.grad(lambda net: scale * jnp.sum(jnp.sin(irnn.apply(net, x))))(net)
+
+    expected = gradient(jnp.float32(1))
+    for scale in (1e-3, 1e-12, 1e-25, 1e12):
+        scaled = gradient(jnp.float32(scale))
+        for a, b in zip(jax.tree.leaves(scaled), jax.tree.leaves(expected), strict=True):
+            # The sums of gradients over the batch are in range too.
+            np.testing.assert_allclose(a / scale, b, rtol=1e-4, atol=1e-4 * np.max(np.abs(b)))

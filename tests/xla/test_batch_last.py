@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.xla.batch_last import ALONE_FROM, side_by_side
+from irnn_jax.xla.batch_last import batch_last
+from irnn_jax.xla.tuning import ALONE_FROM
 
 NETWORKS = 3
 
@@ -26,7 +27,7 @@ def test_networks_of_many_samples_get_no_matrix_a_sample(order, count):
 
     axes = tuple((2, 1, 0)[i] for i in order)
     given = [(matrices, vectors, numbers)[i] for i in order]
-    result = jax.vmap(side_by_side(affine, axes))(*given)
+    result = jax.vmap(batch_last(affine, axes))(*given)
     on_cpu = jax.default_backend() == "cpu"
     assert seen[-1] == (1 if on_cpu and count == ALONE_FROM else NETWORKS * count)
     expected = np.einsum("kij,kjs->kis", matrices[..., 0], vectors) + np.asarray(numbers)[:, None]

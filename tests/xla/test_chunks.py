@@ -1,4 +1,4 @@
-"""A batch in pieces gives what it gives at once."""
+"""A batch in chunks gives what it gives at once."""
 
 import jax
 import jax.numpy as jnp
@@ -6,77 +6,75 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
-from irnn_jax.iterations.hammerstein import piece_width
+from irnn_jax.iterations.hammerstein import chunk_width
 from irnn_jax.networks.dense import connections
-from irnn_jax.solvers import in_pieces as pieces
-from irnn_jax.solvers.base import Solved
+from irnn_jax.xla import chunks
 from tests.problems import inputs, network, relative_error
 
 
 @pytest.mark.parametrize("width", [1, 4, 5, 10])
 def test_each_sample_is_new_once(width):
-    """Ten samples, the last piece of which may begin within the one before it."""
+    """Ten samples, the last chunk of which may begin within the one before it."""
     batch = {"x": jnp.arange(20.0).reshape(2, 10), "for_all": jnp.full((3, 1), 2.0)}
 
-    def work(total, piece, seen):
-        assert piece["x"].shape == (2, width)
-        assert piece["for_all"].shape == (3, 1)
-        total = total + jnp.sum(jnp.where(seen, 0, piece["x"][1]))
-        return total, (piece["x"] * piece["for_all"][:2], piece["x"][0] > 4)
+    def work(total, chunk, seen):
+        assert chunk["x"].shape == (2, width)
+        assert chunk["for_all"].shape == (3, 1)
+        total = total + jnp.sum(jnp.where(seen, 0, chunk["x"][1]))
+        return total, (chunk["x"] * chunk["for_all"][:2], chunk["x"][0] > 4)
 
-    total, (double, late) = pieces.in_pieces(work, jnp.zeros(()), batch, count=10, width=width)
+    total, (double, late) = chunks.map_chunks(work, jnp.zeros(()), batch, count=10, width=width)
     assert total == np.sum(batch["x"][1])
     np.testing.assert_array_equal(double, 2 * batch["x"])
     np.testing.assert_array_equal(late, np.arange(10) > 4)
 
 
-def test_pieces_are_for_one_cpu():
+def test_chunks_are_for_one_cpu():
     def widths(count):
         seen = []
 
-        def work(carry, piece, _):
-            seen.append(piece.shape[-1])
-            return carry, piece
+        def work(carry, chunk, _):
+            seen.append(chunk.shape[-1])
+            return carry, chunk
 
-        pieces.where_it_pays(work, jnp.zeros(()), jnp.zeros((2, count)), count=count, width=8)
+        batch = jnp.zeros((2, count))
+        chunks.map_chunks_where_it_pays(work, jnp.zeros(()), batch, count=count, width=8)
         return set(seen)
 
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    assert pieces.on_one_cpu() == one_cpu
+    assert chunks.on_one_cpu() == one_cpu
     assert widths(8) == {8}
     assert widths(24) == {8 if one_cpu else 24}
 
 
 def test_only_those_that_need_it_are_worked_on(monkeypatch):
-    """Seventy samples in pieces of ten: of four and of none, of all, and of several runs."""
-    monkeypatch.setattr(pieces, "FEW", 10)
-    monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
+    """Seventy samples in chunks of ten: of four and of none, of all, and of several runs."""
+    monkeypatch.setattr(chunks, "FEW", 10)
+    monkeypatch.setattr(chunks, "on_one_cpu", lambda: True)
     widths = []
     number, matrix = jnp.arange(70.0), jnp.full((2, 2, 1), 3.0)
 
-    def work(state, batch):
-        number, matrix, needed = batch
+    def work(state, number, matrix, needed):
         assert matrix.shape == (2, 2, 1)
         jax.debug.callback(lambda n: widths.append(n.shape), number)
-        moved = state._replace(state=state.state + matrix[0, 0] * number)
+        moved = {"y": state["y"] + matrix[0, 0] * number, "done": needed}
         return jax.tree.map(lambda new, old: jnp.where(needed, new, old), moved, state)
 
     def solve(needed):
-        state = Solved(state=jnp.ones((2, 70)), num_steps=jnp.zeros(70, jnp.int32))
-        state = state._replace(time=jnp.zeros(70), finished=needed)
-        return pieces.those_that_need_it(work, needed, state, (number, matrix, needed))
+        state = {"y": jnp.ones((2, 70)), "done": jnp.zeros((1, 70), bool)}
+        return chunks.run_for(work, needed[None], state, number[None], matrix, needed[None])
 
     def check(needed, found):
         expected = np.where(needed, 1 + 3 * number, 1)
-        np.testing.assert_array_equal(found.state, np.stack([expected, expected]))
-        np.testing.assert_array_equal(found.finished, needed)
+        np.testing.assert_array_equal(found["y"], np.stack([expected, expected]))
+        np.testing.assert_array_equal(found["done"][0], needed)
 
     four = jnp.isin(number, jnp.array([0, 33, 34, 69]))
     for needed, count in ((four, 1), (number < 0, 0), (number >= 0, 7), (number % 6 == 0, 2)):
         widths.clear()
         check(needed, jax.jit(solve)(needed))
         jax.effects_barrier()
-        assert widths == [(10,)] * count
+        assert widths == [(1, 10)] * count
     runs = jnp.stack([four, number % 6 == 0])
     found = jax.vmap(solve)(runs)
     for run in range(2):
@@ -84,8 +82,8 @@ def test_only_those_that_need_it_are_worked_on(monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "together"), [(8, True), (64, False)])
-def test_networks_share_pieces_while_their_matrices_are_small(monkeypatch, n, together):
-    monkeypatch.setattr(pieces, "on_one_cpu", lambda: True)
+def test_networks_share_chunks_while_their_matrices_are_small(monkeypatch, n, together):
+    monkeypatch.setattr(chunks, "on_one_cpu", lambda: True)
     seen = []
 
     def work(state, matrix):
@@ -93,14 +91,14 @@ def test_networks_share_pieces_while_their_matrices_are_small(monkeypatch, n, to
         return state + matrix[0, 0]
 
     def solve(matrix, state):
-        return pieces.those_that_need_it(work, jnp.ones(20, bool), state, matrix)
+        return chunks.run_for(work, jnp.ones((1, 20), bool), state, matrix)
 
     matrices = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, n, n, 1))
     found = jax.vmap(solve)(matrices, jnp.zeros((3, n, 20)))
     expected = np.broadcast_to(np.arange(3.0)[:, None, None], found.shape)
     np.testing.assert_array_equal(found, expected)
-    # A piece of all sixty samples, each with its matrix; or twenty of each network, which share.
-    assert seen[-1] == ((pieces.FEW, pieces.FEW) if together else (1, 20))
+    # A chunk of all sixty samples, each with its matrix; or twenty of each network, which share.
+    assert seen[-1] == ((chunks.FEW, chunks.FEW) if together else (1, 20))
 
 
 # By plain steps, by the chord, and, for the adjoint, by what follows where that does not end.
@@ -115,13 +113,13 @@ def test_networks_share_pieces_while_their_matrices_are_small(monkeypatch, n, to
         pytest.param(210, 5.0, jnp.float32, marks=pytest.mark.slow),
     ],
 )
-def test_wide_networks_in_pieces(monkeypatch, hidden, gain, dtype):
+def test_wide_networks_in_chunks(monkeypatch, hidden, gain, dtype):
     net = network((4, hidden, 3), scale=gain / np.sqrt(hidden))
-    x = inputs(net, batch=2 * piece_width(connections(net, dtype)[:, :, None]) + 3)
+    x = inputs(net, batch=2 * chunk_width(connections(net, dtype)[:, :, None]) + 3)
     net, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (net, x))
 
-    def gradient(in_pieces):
-        monkeypatch.setattr(pieces, "on_one_cpu", lambda: in_pieces)
+    def gradient(in_chunks):
+        monkeypatch.setattr(chunks, "on_one_cpu", lambda: in_chunks)
 
         def loss(net):
             result = irnn.equilibrium(net, x, solver=irnn.Exponential())

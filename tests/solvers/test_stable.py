@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import expit
 
 import irnn_jax as irnn
-from irnn_jax import spectrum
+from irnn_jax.linalg import spectrum
 from tests.problems import (
     CHEAP,
     some_sigmoid,
@@ -225,8 +225,8 @@ class GivesUpAtFirst:
 
     tolerance: float | None = None
 
-    def solve(self, problem, y0, adjoint):
-        return irnn.PseudoTransient(max_steps=1).solve(problem, y0, adjoint)
+    def solve(self, problem, y0, loop):
+        return irnn.PseudoTransient(max_steps=1).solve(problem, y0, loop)
 
     def more_cautious(self):
         return irnn.PseudoTransient()

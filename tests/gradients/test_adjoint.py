@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import irnn_jax as irnn
+from irnn_jax.gradients.base import relative_residual
+from irnn_jax.linalg.layout import NEURONS_FIRST
+from irnn_jax.problem import Linearisation
 from tests.problems import (
     CHEAP,
     NETWORKS,
@@ -137,6 +140,26 @@ def test_a_krylov_solve_that_stops_early_is_left_out_and_reported():
     assert again.failed == 0
     np.testing.assert_allclose(again.residual, report.residual, rtol=1e-6)
     assert 1e-3 < relative_error(accepted, exact) < 1
+
+
+class NotANumber(Linearisation):
+    """Whose solution is not a number."""
+
+    layout = NEURONS_FIRST
+    depth = 1
+
+    def product(self, transposed: bool) -> Any:
+        return jnp.zeros_like
+
+    def solve(self, rhs: Any, transposed: bool) -> Any:
+        return jnp.full_like(rhs, jnp.nan)
+
+
+def test_an_adjoint_that_is_not_a_number_has_not_converged():
+    linear, cotangent = NotANumber(), jnp.ones((300, 100))
+    adjoint = irnn.Exact().adjoint(linear, cotangent)
+    assert not np.any(adjoint.converged)
+    assert np.all(np.isinf(relative_residual(linear, adjoint.state, cotangent)))
 
 
 # --- throw --------------------------------------------------------------------------------------

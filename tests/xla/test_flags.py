@@ -15,8 +15,8 @@ import json, sys
 import jax, jax.numpy as jnp
 import irnn_jax as irnn
 jax.config.update("jax_enable_x64", True)
-net = irnn.init(jax.random.key(0), (3, 4, 2))
-shift = lambda leaf: leaf + 0.7 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))
+net = irnn.init(jax.random.key(0), (3, 18, 2))  # of fewer neurons it is one without flags
+shift = lambda leaf: leaf + 0.4 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))
 net = jax.tree.map(shift, net)
 x = jax.random.normal(jax.random.key(1), (16, 3))
 def loss(net):

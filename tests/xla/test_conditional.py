@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from irnn_jax.linalg.spectrum import find_unstable
-from irnn_jax.xla.conditional import at_most_once
+from irnn_jax.xla.conditional import run_if
 
 
 @pytest.mark.parametrize("needed", [[False, False], [False, True]])
@@ -14,7 +14,7 @@ def test_what_is_given_is_only_worked_on_where_it_is_needed(needed):
     matrices = jnp.stack([2 * jnp.eye(3), 4 * jnp.eye(3)])
 
     def solve(needed, matrix):
-        return at_most_once(needed, lambda _, m: jnp.linalg.inv(m), matrix, matrix)
+        return run_if(needed, lambda _, m: jnp.linalg.inv(m), matrix, matrix)
 
     found = jax.jit(jax.vmap(solve))(jnp.asarray(needed), matrices)
     inverses = np.linalg.inv(matrices)
