@@ -161,7 +161,7 @@ def _joining(kind: Any, solve: Callable[..., Any]) -> Callable[..., Any]:
         return solve(kind, inputs, y0)
 
     @run.def_vmap
-    def rule(size: int, in_batched: Any, inputs: Any, y0: State):
+    def rule(size: int, in_batched: Any, inputs: Any, y0: Float[Array, "*added batch n"]):
         axes = tuple(0 if added else None for added in jax.tree.leaves(in_batched[0]))
         y0 = y0 if in_batched[1] else jnp.broadcast_to(y0, (size, *y0.shape))
         joined = VmappedKind(kind, axes, size)
