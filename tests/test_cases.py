@@ -262,7 +262,11 @@ class Module(eqx.Module):
         return self.activation(self.w * y + x)
 
 
-@pytest.mark.parametrize("activation", [jnp.tanh, jax.jit(jnp.tanh), jax.nn.tanh], ids=["jnp.tanh", "jitted", "jax.nn.tanh"])
+@pytest.mark.parametrize(
+    "activation",
+    [jnp.tanh, jax.jit(jnp.tanh), jax.nn.tanh],
+    ids=["jnp.tanh", "jitted", "jax.nn.tanh"],
+)
 def test_an_equinox_module(activation):
     """As parameters and as the cell itself."""
     module = Module(w=jnp.asarray(0.5), activation=activation, name="mine")
