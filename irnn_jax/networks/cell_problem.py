@@ -164,7 +164,7 @@ def _joining(kind: Any, solve: Callable[..., Any]) -> Callable[..., Any]:
 
     @run.def_vmap
     @with_default_promotion
-    def rule(size: int, in_batched: Any, inputs: Any, y0: State):
+    def rule(size: int, in_batched: Any, inputs: Any, y0: Float[Array, "*added batch n"]):
         if size == 0:
             return _of_none(functools.partial(solve, kind), in_batched, (inputs, y0))
         axes = tuple(0 if added else None for added in jax.tree.leaves(in_batched[0]))
