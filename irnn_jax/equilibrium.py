@@ -200,7 +200,7 @@ def _equilibrium(
         solved = _solve(method, net, x, finite, probe, tolerance)
         activities = split_layers(net, solved.state)
     else:
-        activities, solved = _feed_forward(net, x, finite, method.kind.activation)
+        activities, solved = _feed_forward(net, x, finite, _activation(method))
     flat = as_equilibrium(solved, activities, throw=method.throw)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
@@ -232,6 +232,11 @@ def _solve(
         residual=jnp.where(valid, solved.residual, jnp.inf),
         status=jnp.where(valid, solved.status, Status.NON_FINITE),
     )
+
+
+def _activation(method: Method) -> Activation:
+    kind: Any = method.kind
+    return kind.activation
 
 
 def as_equilibrium(solved: Solved, activities: Any, *, throw: bool) -> Equilibrium:

@@ -139,7 +139,7 @@ def _trace(
 
     def pulled_back(state: list[Any]) -> Any:
         out, pull = jax.vjp(
-            lambda *y: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *given, *y), *state
+            lambda *y: evaluate(closed.jaxpr, closed.consts, (*given, *y), {}), *state
         )
         return pull(out)
 

@@ -19,21 +19,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.iterations.acceleration import Acceleration
-from irnn_jax.linalg.krylov import bicgstab, gmres
+from irnn_jax.iterations.near import Near, accelerate, iterate_plainly, merged
+from irnn_jax.linalg.by_products import solve_by_products
+from irnn_jax.linalg.krylov import gmres
 from irnn_jax.linalg.layout import Layout
-from irnn_jax.xla.conditional import run_if
-from irnn_jax.xla.loops import Loop, Plain
+from irnn_jax.xla.loops import Loop
 
 State = Float[Array, "*state"]
 Numbers = Float[Array, "*numbers"]
 Flags = Bool[Array, "*numbers"]
-
-# Of the adjoint by iterations: while each step leaves less than this of the change, and how often.
-PLAIN_RATIO, PLAIN_STEPS, BICGSTAB_STEPS = 0.6, 60, 300
 
 
 @runtime_checkable
@@ -60,20 +56,6 @@ class DampedSystem(Protocol):
         ...
 
 
-class Near(NamedTuple):
-    """What iterations made of samples whose equilibrium is near.
-
-    Attributes:
-        state: where they ended.
-        residual: max|F| there, of the samples that took part.
-        num_steps: of each.
-    """
-
-    state: State
-    residual: Numbers
-    num_steps: Numbers
-
-
 class Coarse(NamedTuple):
     """A map as it is fastest to evaluate, in single precision or laid out otherwise.
 
@@ -93,9 +75,12 @@ class Coarse(NamedTuple):
 class Linearisation(eqx.Module):
     """The Jacobian J of every sample at one state, by products; a pytree, differentiable."""
 
-    layout: eqx.AbstractClassVar[Layout]
-    # Layers that the feed-forward part of J passes through: it is nilpotent of this index.
-    depth: eqx.AbstractVar[int]
+    layout: ClassVar[Layout]
+
+    @property
+    def depth(self) -> int:
+        """Layers that the feed-forward part of J passes through: it is nilpotent of this index."""
+        return 1
 
     @abc.abstractmethod
     def product(self, transposed: bool) -> Callable[[State], State]:
@@ -122,12 +107,19 @@ class Problem(eqx.Module):
     None: of none. `factorises` says whether a Newton step costs about as little as a few products.
     """
 
-    layout: eqx.AbstractClassVar[Layout]
+    layout: ClassVar[Layout]
     tolerance: eqx.AbstractVar[Numbers | None]
     contracts: eqx.AbstractVar[Flags | None]
-    factorises: ClassVar[bool] = False
-    # Whether a step is arithmetic on a handful of neurons, without a library's product.
-    is_arithmetic: ClassVar[bool] = False
+
+    @property
+    def factorises(self) -> bool:
+        """Here not: nothing but products."""
+        return False
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether a step is arithmetic on a handful of neurons, without a library's product."""
+        return False
 
     @abc.abstractmethod
     def value(self, y: State) -> State:
@@ -186,10 +178,12 @@ class Problem(eqx.Module):
         `shared` is what the chunk before has left for the next one. Plainly while that is fast, and
         what is left is accelerated.
         """
-        found, done = iterate_plainly(self, y, going, tolerance, loop)
+        found, done = iterate_plainly(self.value, y, going, tolerance, self.layout, loop)
 
         def more(found: Near, y: State, left: Flags) -> Near:
-            return merged(found, accelerate(self, found.state, left, tolerance, loop), left)
+            return merged(
+                found, accelerate(self.value, found.state, left, tolerance, self.layout, loop), left
+            )
 
         return loop.run_if(going & ~done, more, found, y, going & ~done), shared
 
@@ -222,6 +216,10 @@ class Problem(eqx.Module):
     def unproven(self) -> "Problem":
         """The same, with nothing known of a contraction."""
         return self
+
+    def at_samples(self, index: Array) -> "Problem":
+        """The problems of these samples, of a batch that lies last."""
+        raise TypeError(f"{type(self).__name__} does not part its samples")
 
     def in_precision(self, dtype: Any) -> "Problem | None":
         """The same in another precision, converged to its `default_tolerance`.
@@ -286,139 +284,3 @@ def _damped_backward(transposed, accuracy, saved, cotangent: State):
 
 
 _solve_damped.defvjp(_damped_forward, _damped_backward)
-
-
-def merged(before: Near, after: Near, again: Flags) -> Near:
-    """What was found, of the samples that went on."""
-    return Near(
-        state=jnp.where(again, after.state, before.state),
-        residual=jnp.where(again, after.residual, before.residual),
-        num_steps=before.num_steps + after.num_steps,
-    )
-
-
-def iterate_plainly(
-    problem: Problem, y: State, going: Flags, tolerance: float | Numbers, loop: Loop
-) -> tuple[Near, Flags]:
-    """Y <- g(Y) for the samples that are `going`, while it is fast, and which of them are done.
-
-    What is left of the way is a geometric series of the last changes; of a residual r there is an
-    error of r/rate in Y and r/rate^2 in the gradient.
-    """
-    layout = problem.layout
-
-    def advance(number: Array, at: tuple[State, Numbers, Flags, Flags, Numbers]):
-        y, before, active, done, steps = at
-        value = problem.value(y)
-        change = layout.size(value - y)
-        ratio = jnp.where(number == 0, PLAIN_RATIO, change / before)
-        rate = 1 - jnp.minimum(ratio, PLAIN_RATIO)
-        done = done | (active & (change * ratio <= tolerance * rate**2))
-        # NaN compares false, and ends the sample.
-        on = active & ~done & (ratio <= PLAIN_RATIO)
-        steps = steps + active.astype(steps.dtype)
-        return jnp.where(active, value, y), change, on, done, steps
-
-    zeros = jnp.zeros_like(layout.size(y))
-    start = (y, zeros, going, jnp.zeros(zeros.shape, bool), zeros)
-    y, change, _, done, steps = loop.repeat(advance, start, lambda at: at[2], PLAIN_STEPS)
-    # The change was the residual before the last step.
-    return Near(y, jnp.where(done, change * PLAIN_RATIO, jnp.inf), steps), done
-
-
-def accelerate(
-    problem: Problem,
-    y: State,
-    going: Flags,
-    tolerance: float | Numbers,
-    loop: Loop,
-    *,
-    acceleration: Acceleration = Acceleration(max_steps=100),
-    polish_steps: int = 30,
-) -> Near:
-    """Anderson acceleration of Y <- g(Y) from Y, for the samples that are `going`, twice at most.
-
-    A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient. Where the rate
-    is small, next to a fold, that takes a smaller residual, down to rounding: the second time.
-    """
-    layout = problem.layout
-
-    def near(y: State) -> State:
-        return jnp.where(going, problem.value(y), y)
-
-    smallest = 8 * float(jnp.finfo(y.dtype).eps)
-
-    def again(number: Array, carry: tuple[Near, Array]) -> tuple[Near, Array]:
-        at, enough = carry
-        limit = jnp.where(number == 0, acceleration.max_steps, polish_steps).astype(y.dtype)
-        end = acceleration(near, at.state, enough, layout, loop, limit)
-        residual = layout.size(end.velocity)
-        better = (number == 0) | (residual < at.residual)
-        slowness = jnp.maximum(1, end.slowness(layout, acceleration.mixing) / 4)
-        enough = jnp.maximum(jnp.minimum(smallest, tolerance), tolerance / slowness**2)
-        found = Near(
-            state=jnp.where(better, end.state, at.state),
-            residual=jnp.where(better, residual, at.residual),
-            num_steps=at.num_steps + end.num_steps,
-        )
-        return found, enough.astype(y.dtype)
-
-    zeros = jnp.zeros_like(layout.size(y))
-    start = Near(y, jnp.full_like(zeros, jnp.inf), zeros), tolerance + zeros
-    return loop.repeat(again, start, lambda carry: carry[0].residual > carry[1], 2)[0]
-
-
-def solve_by_products(product: Callable[[State], State], rhs: State, layout: Layout) -> State:
-    """Solve w = rhs + K w for each sample, to eps^(3/4) of its rhs, by products with K alone."""
-    accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
-    enough = accuracy * layout.size(rhs)
-    w = _solve_plainly(product, rhs, enough, layout)
-
-    def operator(v: State) -> State:
-        return v - product(v)
-
-    def unsolved(w: State) -> Flags:
-        return layout.size(rhs - operator(w)) > enough
-
-    def by_bicgstab(w: State) -> State:
-        found = bicgstab(operator, rhs, w, enough, layout, BICGSTAB_STEPS)
-        return jnp.where(jnp.isfinite(layout.size(found)), found, 0)
-
-    def by_gmres(w: State) -> State:
-        left = unsolved(w)
-        missing = jnp.where(left, rhs - operator(w), 0)
-        return w + gmres(operator, missing, accuracy, layout)
-
-    w = run_if(unsolved(w), by_bicgstab, w)
-    return run_if(unsolved(w), by_gmres, w)
-
-
-def _solve_plainly(
-    product: Callable[[State], State], rhs: State, enough: Numbers, layout: Layout
-) -> State:
-    """W <- rhs + K w while the change shrinks fast, of each sample."""
-
-    def advance(number: Array, at: tuple[State, Numbers, Flags]) -> tuple[State, Numbers, Flags]:
-        del number
-        w, before, going = at
-        after = rhs + product(w)
-        change = layout.size(after - w)
-        # What w has missed is the change; NaN compares false, and ends the sample.
-        going = going & (change > enough) & (change <= PLAIN_RATIO * before)
-        return after, change, going
-
-    size = layout.size(rhs)
-    start = (rhs, jnp.full_like(size, jnp.inf), size > 0)
-    return Plain().repeat(advance, start, lambda at: at[2], PLAIN_STEPS)[0]
-
-
-def solve_with_lineax(
-    product: Callable[[State], State],
-    rhs: State,
-    linear_solver: lx.AbstractLinearSolver,
-) -> State:
-    """Solve w = rhs + K w by a solver of lineax: the batch as one system. It never raises."""
-    operator = lx.FunctionLinearOperator(
-        lambda w: w - product(w), jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
-    )
-    return lx.linear_solve(operator, rhs, linear_solver, throw=False).value

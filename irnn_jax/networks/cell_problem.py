@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from irnn_jax.linalg.by_products import solve_by_products
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
-from irnn_jax.problem import Linearisation, Problem, solve_by_products
+from irnn_jax.problem import Linearisation, Problem
 from irnn_jax.xla.convolutions import canonical
+from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.rewrite import operations
 
 State = Float[Array, "batch n"]
@@ -161,7 +163,10 @@ def _joining(kind: Any, solve: Callable[..., Any]) -> Callable[..., Any]:
         return solve(kind, inputs, y0)
 
     @run.def_vmap
+    @with_default_promotion
     def rule(size: int, in_batched: Any, inputs: Any, y0: Float[Array, "*added batch n"]):
+        if size == 0:
+            return _of_none(functools.partial(solve, kind), in_batched, (inputs, y0))
         axes = tuple(0 if added else None for added in jax.tree.leaves(in_batched[0]))
         y0 = y0 if in_batched[1] else jnp.broadcast_to(y0, (size, *y0.shape))
         joined = VmappedKind(kind, axes, size)
@@ -172,14 +177,25 @@ def _joining(kind: Any, solve: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _of_none(solve: Callable[..., Any], in_batched: Any, arguments: Any) -> tuple[Any, Any]:
+    """What is found of no cells: empty arrays of the right shapes."""
+
+    def of_one(leaf: Array, added: bool) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:] if added else leaf.shape, leaf.dtype)
+
+    like = jax.eval_shape(solve, *jax.tree.map(of_one, arguments, tuple(in_batched)))
+    found = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), like)
+    return found, jax.tree.map(lambda _: True, found)
+
+
 class CellProblem(Problem):
     """A cell with its numbers."""
 
     inputs: Any
     kind: CellKind | VmappedKind = eqx.field(static=True)
     layout: ClassVar[Layout] = SAMPLES_FIRST
-    tolerance: None = eqx.field(static=True, default=None)
-    contracts: None = eqx.field(static=True, default=None)
+    tolerance: Float[Array, "batch 1"] | None = None
+    contracts: Bool[Array, "batch 1"] | None = None
 
     def value(self, y: State) -> State:
         """cell(params, Y, x)."""
@@ -197,7 +213,6 @@ class CellLinearisation(Linearisation):
     y: State
     kind: CellKind | VmappedKind = eqx.field(static=True)
     layout: ClassVar[Layout] = SAMPLES_FIRST
-    depth: ClassVar[int] = 1
 
     def solve(self, rhs: State, transposed: bool) -> State:
         """By products, what `jax.vmap` adds becoming a part of the batch."""

@@ -2,20 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, slope_bound
-from irnn_jax.linalg.dense import matmul, multiply, multiply_transposed, product
+from irnn_jax.linalg.dense import matmul, product
 from irnn_jax.xla.batch_last import batch_last
 from irnn_jax.xla.tuning import FUSED_UP_TO, NEURONS_PER_SAMPLE, PROVE_UP_TO
 
-# With more than these `_by_probes` costs less, and pays from so many samples on.
-MOMENT_UP_TO, SAMPLES_FROM = 256, 64
-PROBES, POWER = 32, 4
-# |<v, g>| of a unit vector v and normal numbers g is below this for all probes with a probability
-# of (0.25 sqrt(2/pi))^32 = 3e-23.
-COMPONENT = 0.25
 # Kept free for rounding, of the product L |A|.
 MARGIN = 1e-3
 
@@ -36,10 +29,6 @@ def contracts(
     # In float32, whose rounding is far within the margin.
     matrix = jax.lax.stop_gradient(matrix).astype(jnp.float32)
     # NaN and Inf compare false.
-    if n > MOMENT_UP_TO:
-        if num_samples < SAMPLES_FROM:
-            return None
-        return _by_probes(matrix, slope) < (1 - MARGIN) ** (2 * POWER)
     if n > max(PROVE_UP_TO, NEURONS_PER_SAMPLE * num_samples):
         return None
     moment = _moments_of_networks(slope * matrix[:, :, None])[0]
@@ -57,21 +46,3 @@ def _moments(matrix: Float[Array, "n n batch"]) -> Float[Array, " batch"]:
 
 
 _moments_of_networks = batch_last(_moments, (2,), up_to=FUSED_UP_TO)
-
-
-def _by_probes(matrix: Float[Array, "n n"], slope: float) -> Float[Array, ""]:
-    """What exceeds (L |A|)^2q, for any A that does not know the probes, but for a chance of 3e-23.
-
-    Of a normal vector g, (A^T A)^q g has the component |A|^(2q) <v, g> along the first right
-    singular vector v, and is at least as long (Dixon, "Estimating extremal eigenvalues and
-    condition numbers of matrices", SIAM J. Numer. Anal. 20, 1983).
-    """
-    probes = np.random.default_rng(0).standard_normal((len(matrix), PROBES))
-
-    def advance(_: Array, vectors: Array) -> Array:
-        return slope**2 * multiply_transposed(matrix, multiply(matrix, vectors))
-
-    # A loop, since XLA makes a single function of such products in a row, which takes ten times as
-    # long.
-    vectors = jax.lax.fori_loop(0, POWER, advance, jnp.asarray(probes, matrix.dtype))
-    return jnp.sqrt(jnp.max(jnp.sum(vectors**2, axis=0))) / COMPONENT

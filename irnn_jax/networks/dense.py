@@ -84,7 +84,15 @@ class Parametrization(Protocol):
 
 def as_network(net: NetworkLike) -> Network:
     """The weights themselves: what every public function calls once, at its door."""
-    return net if isinstance(net, Network) else net.network()
+    if isinstance(net, Network):
+        return net
+    if not isinstance(net, ParametrizedNetwork):
+        raise ValueError(
+            f"net is a {type(net).__name__}, but a Network is expected, or one with a "
+            "parametrisation: build it again from its weights, by irnn.Network(layers=..., "
+            "feedback=...)"
+        )
+    return net.network()
 
 
 @overload

@@ -42,7 +42,7 @@ class DenseLinearisation(Linearisation):
     layout: ClassVar[Layout] = NEURONS_FIRST
 
     @property
-    def depth(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def depth(self) -> int:
         """The number of layers."""
         return len(self.sizes)
 
@@ -70,7 +70,8 @@ def _solve(transposed: bool, matrix: Array, slope: Array, rhs: Array) -> Array:
     if n <= BLOCKS_UP_TO:
 
         def direct(_: Array, *given: Array) -> Array:
-            return _direct(transposed, *given)
+            matrix, slope, rhs = given
+            return _direct(transposed, matrix, slope, rhs)
 
         # In a loop: with what enters it the samples' layout is put together once, and not for each
         # entry that an elimination takes from it.
@@ -82,7 +83,8 @@ def _solve(transposed: bool, matrix: Array, slope: Array, rhs: Array) -> Array:
 
     def chunk(chord: Chord, part: Any, seen: Array) -> tuple[Chord, Array]:
         del seen
-        return _iterate(transposed, *part, chord, count)
+        matrix, slope, rhs = part
+        return _iterate(transposed, matrix, slope, rhs, chord, count)
 
     batch, width = (matrix, slope, rhs), chunk_width(matrix)
     return map_chunks_where_it_pays(chunk, unknown_chord(n), batch, count=count, width=width)[1]

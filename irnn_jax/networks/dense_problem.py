@@ -12,20 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.activations import Activation, accurate_slope, is_arithmetic, value_and_slope
 from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
+from irnn_jax.iterations.near import Near, accelerate, merged
 from irnn_jax.iterations.refinement import iterate_refined
 from irnn_jax.linalg.dense import Blocks, Inverse, Lapack, factorize, multiply
 from irnn_jax.linalg.krylov import gmres
 from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
 from irnn_jax.networks.dense_linearisation import DenseLinearisation
-from irnn_jax.problem import (
-    Coarse,
-    DampedSystem,
-    Near,
-    Problem,
-    accelerate,
-    default_tolerance,
-    merged,
-)
+from irnn_jax.problem import Coarse, DampedSystem, Problem, default_tolerance
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
 from irnn_jax.xla.loops import Loop
 from irnn_jax.xla.precision import in_precision
@@ -62,12 +55,12 @@ class DenseProblem(Problem):
     layout: ClassVar[Layout] = NEURONS_FIRST
 
     @property
-    def factorises(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def factorises(self) -> bool:
         """Up to some size."""
         return len(self.drive) <= CONTINUE_UP_TO
 
     @property
-    def is_arithmetic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_arithmetic(self) -> bool:
         """With few neurons, and an activation of plain arithmetic."""
         return len(self.drive) <= BLOCKS_UP_TO and is_arithmetic(self.activation)
 
@@ -100,7 +93,9 @@ class DenseProblem(Problem):
             return 16 * float(jnp.finfo(jnp.float32).eps)
         return super().linear_accuracy(dtype)
 
-    def first_evaluations(self, y: State, tolerance: float | Numbers, loop: Loop):
+    def first_evaluations(
+        self, y: State, tolerance: float | Numbers, loop: Loop
+    ) -> tuple[State, Array, State, Numbers, Numbers]:
         """Y <- f(A Y + b) for the samples whose map contracts; the others stay where they are.
 
         With few neurons only while the steps are long, since one of Newton's then costs less than
@@ -114,8 +109,8 @@ class DenseProblem(Problem):
                 self.hammerstein(), y, self.contracts, tolerance, unknown_chord(len(y))
             )
             y = jnp.where(found.done, found.y, y)
-            *at, remaining = super().first_evaluations(y, tolerance, loop)
-            return *at, jnp.where(found.done, 0, remaining)
+            y, slope, velocity, size, remaining = super().first_evaluations(y, tolerance, loop)
+            return y, slope, velocity, size, jnp.where(found.done, 0, remaining)
         return _contracted(self, y, loop)
 
     def hammerstein(self) -> Hammerstein:
@@ -151,7 +146,9 @@ class DenseProblem(Problem):
         left = going & ~refined.done
 
         def more(found: Near, y: State, left: Array) -> Near:
-            return merged(found, accelerate(self, y, left, tolerance, loop), left)
+            return merged(
+                found, accelerate(self.value, y, left, tolerance, self.layout, loop), left
+            )
 
         found = Near(refined.y, self.layout.size(refined.residual), refined.num_steps)
         return loop.run_if(jnp.any(left), more, found, y, left), chord
@@ -212,9 +209,12 @@ class Evaluations(NamedTuple):
     going: Bool[Array, "1 *batch"]
 
 
-def _contracted(problem: DenseProblem, y: State, loop: Loop):
+def _contracted(
+    problem: DenseProblem, y: State, loop: Loop
+) -> tuple[State, Array, State, Numbers, Numbers]:
     """Some evaluations of a map that contracts, in float32."""
     layout, contracting = problem.layout, problem.contracts
+    assert contracting is not None
     near = 2 * float(jnp.finfo(y.dtype).eps) ** 0.25
     # Far from float32's rounding, in any dtype; and all samples are evaluated once, in a loop: with
     # what enters it their layout is put together once, and not for each entry of a product.
@@ -228,7 +228,7 @@ def _contracted(problem: DenseProblem, y: State, loop: Loop):
         return Evaluations(jnp.where(going, value, at.state), velocity, slope, going)
 
     zeros = jnp.zeros_like(start)
-    first = Evaluations(start, zeros, zeros, jnp.ones_like(contracting))
+    first = Evaluations(start, zeros, zeros, jnp.ones(contracting.shape, bool))
     last = loop.repeat(
         advance, first, lambda at: at.going, MAX_EVALUATIONS, as_one=problem.is_arithmetic
     )

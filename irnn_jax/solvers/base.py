@@ -104,7 +104,7 @@ def sample_by_sample(solve: Solve) -> Solve:
             return solve(self, problem, y0, loop)
         problem, axes = parted
         one = functools.partial(solve_batch, self, loop=loop)
-        out: Any = jax.tree.map(lambda _: -1, Solved(*(0 for _ in Solved._fields[:-1])))
+        out: Any = Solved(-1, -1, -1, -1, -1)  # pyright: ignore[reportArgumentType]
         return jax.vmap(one, in_axes=(axes, -1), out_axes=out)(problem, y0)
 
     return cast(Solve, solve_batch)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.problem import Coarse, Near, Problem, State, default_tolerance
+from irnn_jax.iterations.near import Near
+from irnn_jax.problem import Coarse, Problem, State, default_tolerance
 from irnn_jax.solvers.base import (
     Solved,
     Solver,

@@ -1,5 +1,7 @@
 """Only equilibria at which the flow stays."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from irnn_jax.linalg.spectrum import find_unstable
@@ -38,4 +40,5 @@ def _flagged(problem: Problem, solved: Solved) -> Solved:
     jacobian = problem.jacobian(solved.state)
     unstable = find_unstable(jacobian, converged(solved).reshape(-1))
     unstable = unstable.reshape(solved.residual.shape)
-    return solved._replace(status=jnp.where(unstable, Status.UNSTABLE, solved.status))
+    status: Any = solved.status
+    return solved._replace(status=jnp.where(unstable, Status.UNSTABLE, status))

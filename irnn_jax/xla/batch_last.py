@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.tuning import ALONE_FROM, JOIN_UP_TO
 
 
@@ -33,6 +34,7 @@ def batch_last(
     batched = jax.custom_batching.custom_vmap(function)
 
     @batched.def_vmap
+    @with_default_promotion
     def rule(axis_size: int, in_batched: list[bool], *arguments: jax.Array):
         wide = any(
             added and own > 1 and argument.shape[1] > up_to

@@ -64,7 +64,15 @@ class Plain:
 
     skips = True
 
-    def repeat(self, advance, start, moving, max_steps, check_every=1, as_one=False):
+    def repeat(
+        self,
+        advance: Callable[[Array, Carry], Carry],
+        start: Carry,
+        moving: Callable[[Carry], Bool[Array, "..."]],
+        max_steps: int,
+        check_every: int = 1,
+        as_one: bool = False,
+    ) -> Carry:
         """A sample that has ended goes on too: `advance` keeps it, or it does not matter.
 
         Whether one is moving is asked after every `check_every` steps, a divisor of `max_steps`.
@@ -81,7 +89,7 @@ class Plain:
         moving = eqx.filter_closure_convert(moving, start)
         return _loop((advance, moving), start, max_steps, check_every, as_one)
 
-    def run_if(self, needed, work, state, *given):
+    def run_if(self, needed: Array, work: Callable[..., Carry], state: Carry, *given: Any) -> Carry:
         """Not evaluated where nobody needs it, also under `vmap`."""
         return run_if(needed, work, state, *given)
 
@@ -101,7 +109,15 @@ class Differentiable:
     checkpoints: int | None = None
     skips = False
 
-    def repeat(self, advance, start, moving, max_steps, check_every=1, as_one=False):
+    def repeat(
+        self,
+        advance: Callable[[Array, Carry], Carry],
+        start: Carry,
+        moving: Callable[[Carry], Bool[Array, "..."]],
+        max_steps: int,
+        check_every: int = 1,
+        as_one: bool = False,
+    ) -> Carry:
         """As diffrax does, by the checkpointed loop of equinox (Stumm and Walther, 2010)."""
         del check_every, as_one
         carry = (jnp.zeros((), jnp.int32), start)
@@ -114,7 +130,7 @@ class Differentiable:
             checkpoints=self.checkpoints,
         )[1]
 
-    def run_if(self, needed, work, state, *given):
+    def run_if(self, needed: Array, work: Callable[..., Carry], state: Carry, *given: Any) -> Carry:
         """Always evaluated: reverse mode cannot skip."""
         del needed
         return work(state, *given)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.extend as jex
 import numpy as np
+from jax.core import Tracer
 
 from irnn_jax.xla.rewrite import evaluate
 from irnn_jax.xla.varying import vary
@@ -104,7 +105,7 @@ def _value(value: Any) -> Any:
         return _described(value)
     if isinstance(value, tuple | list):
         return tuple(map(_value, value))
-    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, Tracer):
         array = np.asarray(value)
         return array.shape, array.dtype.str, array.tobytes()
     if type(value).__name__ == "WrappedFun":

@@ -59,7 +59,7 @@ DOUBLE_UP_TO = 2**24
 # in double take once or twice as long as in single, on other GPUs 32 or 64 times.
 FAST_IN_DOUBLE = ("6.0", "7.0", "8.0", "9.0", "10.0")
 
-# --- `python -m benchmarks.contraction`: whether to look for a proof that the map contracts ---
+# --- `python -m benchmarks.suite --regimes b`: whether to look for a proof of a contraction ---
 # With more neurons the products cost more than eight of A with all samples, unless there are so
 # many of these.
 PROVE_UP_TO, NEURONS_PER_SAMPLE = 32, 4
