@@ -17,15 +17,14 @@ from rich.table import Table
 
 from benchmarks.regimes import Cell, Random, Task, draw
 from irnn_jax.iterations.chord import Chord, unknown_chord
-from irnn_jax.iterations.hammerstein import Equation
-from irnn_jax.iterations.stationary import settle
+from irnn_jax.iterations.hammerstein import Hammerstein
+from irnn_jax.iterations.stationary import iterate
 from irnn_jax.networks.dense import connections, drive
-from irnn_jax.problem import DenseProblem
 
 GAINS, SAMPLES, SOME, TOLERANCE = (1, 2, 3, 4), 1024, 4, 1e-10
 
 
-def equation_of(gain: float) -> Equation:
+def equation_of(gain: float) -> Hammerstein:
     """A batch's equation."""
     cell = Cell(
         regime="c",
@@ -38,11 +37,10 @@ def equation_of(gain: float) -> Equation:
     case = draw(cell, "float64")
     net, x = jax.tree.map(lambda leaf: leaf[0], case.net), case.x[0, 0]
     matrix, b = connections(net, x.dtype), drive(net, x)
-    problem = DenseProblem(matrix=matrix[:, :, None], drive=b.T, activation=jax.nn.sigmoid)
-    return Equation.of(problem)
+    return Hammerstein.of(matrix[:, :, None], b.T, jax.nn.sigmoid)
 
 
-def plain_steps(equation: Equation) -> int:
+def plain_steps(equation: Hammerstein) -> int:
     """Until the change is below the tolerance."""
     u = equation.drive
     for number in itertools.count(1):
@@ -53,7 +51,7 @@ def plain_steps(equation: Equation) -> int:
     raise AssertionError
 
 
-def radii(equation: Equation, u: jax.Array, chord: Chord) -> tuple[float, float]:
+def radii(equation: Hammerstein, u: jax.Array, chord: Chord) -> tuple[float, float]:
     """Of a plain step and of a chord's, the largest over some samples."""
     matrix, slope = np.asarray(equation.matrix), np.asarray(equation.slope_at(u))
     response, mean = np.asarray(chord.response), np.asarray(chord.mean)
@@ -76,7 +74,7 @@ def main() -> None:
         equation = equation_of(gain)
         going = jnp.ones(SAMPLES, bool)
         start = unknown_chord(equation.num_neurons, jnp.float64)
-        settled, chord = settle(equation, jnp.zeros_like(equation.drive), going, TOLERANCE, start)
+        settled, chord = iterate(equation, jnp.zeros_like(equation.drive), going, TOLERANCE, start)
         assert bool(jnp.all(settled.done))
         plain, by_chord = radii(equation, equation.drive + settled.recurrent, chord)
         table.add_row(

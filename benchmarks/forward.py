@@ -22,7 +22,7 @@ from benchmarks.regimes import Random, Trained
 from benchmarks.timing import machine, paired
 from irnn_jax.data import OscillatorData
 from irnn_jax.networks.dense import connections, drive
-from irnn_jax.problem import DenseProblem
+from irnn_jax.networks.dense_problem import DenseProblem
 
 RUNS, SIZES = 12, (100, 5, 2)
 WIDTH = 64
@@ -35,9 +35,11 @@ def picard(net, x):
     parts = jnp.moveaxis(drives.reshape(len(drives), -1, WIDTH), 1, 0)
 
     def solve(b):
-        problem = DenseProblem(matrix=problem_matrix, drive=b, activation=jax.nn.sigmoid)
-        y = jax.lax.fori_loop(0, 30, lambda _, y: problem.map(y), jnp.zeros_like(b))
-        return y[-2:].T, jnp.max(jnp.abs(problem.map(y) - y), axis=0)
+        problem = DenseProblem(
+            matrix=problem_matrix, drive=b, activation=jax.nn.sigmoid, sizes=(7,)
+        )
+        y = jax.lax.fori_loop(0, 30, lambda _, y: problem.value(y), jnp.zeros_like(b))
+        return y[-2:].T, jnp.max(jnp.abs(problem.value(y) - y), axis=0)
 
     return jax.tree.map(
         lambda leaf: leaf.reshape(len(x), *leaf.shape[2:]), jax.lax.map(solve, parts)

@@ -91,6 +91,8 @@ def fixed_point(
         cell=_Cell(program=program, out=jax.tree.structure(returned)),
         shape=StateShape.of(wide, batch_axes=int(batched)),
         batched=batched,
+        # What diffrax follows has a time of its own, and steps of its own number.
+        joins=not getattr(solver, "own_time", False),
     )
     method = Method(kind=kind, solver=solver, gradient=gradient, throw=throw)
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,8 +172,8 @@ class RankOneProblem(Problem):
     """Y = tanh((diag(d) + u v^T) Y + b): products in O(n), samples first."""
 
     weights: RankOne
-    tolerance: None = eqx.field(static=True, default=None)
-    contracts: None = eqx.field(static=True, default=None)
+    tolerance: Any = None
+    contracts: Any = None
     layout: ClassVar[Layout] = SAMPLES_FIRST
 
     def value(self, y: Any) -> Any:
@@ -190,7 +189,6 @@ class RankOneLinearisation(Linearisation):
     weights: RankOne
     slope: Any
     layout: ClassVar[Layout] = SAMPLES_FIRST
-    depth: ClassVar[int] = 1
 
     def product(self, transposed: bool) -> Callable[[Any], Any]:
         if transposed:

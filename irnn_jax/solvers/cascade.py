@@ -53,6 +53,11 @@ class Cascade:
         """The first solver's: what counts as converged is the same for all."""
         return self.solvers[0].tolerance
 
+    @property
+    def own_time(self) -> bool:
+        """Whether one of them follows each sample in a time of its own, as diffrax does."""
+        return any(getattr(solver, "own_time", False) for solver in self.solvers)
+
     def more_cautious(self) -> Solver:
         """The solvers after the first; the last one has no successor."""
         return Cascade(solvers=self.solvers[1:] or self.solvers)

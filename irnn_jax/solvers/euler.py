@@ -1,6 +1,7 @@
 """Explicit Euler steps on the flow, and Picard iteration, which is Euler with step 1."""
 
 import dataclasses
+from typing import ClassVar
 
 import diffrax
 
@@ -29,6 +30,7 @@ class Euler:
     step_size: float = 0.1
     max_steps: int = 2000
     tolerance: float | None = None
+    own_time: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
@@ -60,6 +62,7 @@ class Picard:
 
     max_steps: int = 2000
     tolerance: float | None = None
+    own_time: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))

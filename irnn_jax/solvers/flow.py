@@ -1,6 +1,7 @@
 """The flow itself, integrated by any diffrax solver until it rests."""
 
 import dataclasses
+from typing import ClassVar
 
 import diffrax
 
@@ -40,6 +41,7 @@ class Flow:
     max_time: float = 1e5
     max_steps: int = 20_000
     tolerance: float | None = None
+    own_time: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(

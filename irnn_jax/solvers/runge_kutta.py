@@ -51,6 +51,7 @@ class RungeKutta4:
     num_steps: int = 30
     step_size: float = 1.0
     tolerance: float | None = None
+    own_time: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))

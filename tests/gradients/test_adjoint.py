@@ -146,7 +146,6 @@ class NotANumber(Linearisation):
     """Whose solution is not a number."""
 
     layout = NEURONS_FIRST
-    depth = 1
 
     def product(self, transposed: bool) -> Any:
         return jnp.zeros_like
