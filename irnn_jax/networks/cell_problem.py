@@ -217,11 +217,7 @@ class CellLinearisation(Linearisation):
     def solve(self, rhs: State, transposed: bool) -> State:
         """By products, what `jax.vmap` adds becoming a part of the batch."""
 
-        def solve(kind: Any, inputs: Any, states: Array) -> Array:
-            y, rhs = jnp.split(states, 2, axis=1)
-            linear = CellLinearisation(inputs=inputs, y=y, kind=kind)
-            return solve_by_products(linear.product(transposed), rhs, self.layout)
-
+        solve = functools.partial(_solve_by_products, transposed)
         return _joining(self.kind, solve)(self.inputs, jnp.concatenate([self.y, rhs], axis=1))
 
     def product(self, transposed: bool) -> Callable[[State], State]:
@@ -239,6 +235,13 @@ class CellLinearisation(Linearisation):
             _, push = jax.vjp(lambda w: pullback(w)[0], jnp.zeros_like(self.y))
             return canonical(lambda v: push(v)[0], self.y)
         return canonical(jax.linearize(flat, self.y)[1], self.y)
+
+
+def _solve_by_products(transposed: bool, kind: Any, inputs: Any, states: Array) -> Array:
+    """By products, of y and the right-hand side in one array."""
+    y, rhs = jnp.split(states, 2, axis=1)
+    linear = CellLinearisation(inputs=inputs, y=y, kind=kind)
+    return solve_by_products(linear.product(transposed), rhs, linear.layout)
 
 
 def _held(usable: Array, leaf: Array) -> Array:

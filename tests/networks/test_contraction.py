@@ -62,8 +62,8 @@ def test_nothing_is_claimed_where_nothing_is_known():
     assert contracts(jnp.zeros((3, 3)), some_sigmoid, 6) is None
     assert contracts(jnp.zeros((33, 33)), jax.nn.sigmoid, 8) is None
     assert contracts(jnp.zeros((33, 33)), jax.nn.sigmoid, 9) is not None
-    assert contracts(jnp.zeros((257, 257)), jax.nn.sigmoid, 63) is None
-    assert contracts(jnp.zeros((257, 257)), jax.nn.sigmoid, 64) is not None
+    assert contracts(jnp.zeros((257, 257)), jax.nn.sigmoid, 64) is None
+    assert contracts(jnp.zeros((257, 257)), jax.nn.sigmoid, 65) is not None
 
 
 @pytest.mark.parametrize(
