@@ -216,7 +216,6 @@ class CellLinearisation(Linearisation):
 
     def solve(self, rhs: State, transposed: bool) -> State:
         """By products, what `jax.vmap` adds becoming a part of the batch."""
-
         solve = functools.partial(_solve_by_products, transposed)
         return _joining(self.kind, solve)(self.inputs, jnp.concatenate([self.y, rhs], axis=1))
 
