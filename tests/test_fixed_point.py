@@ -344,3 +344,17 @@ def test_the_report_of_one_sample_has_no_axes():
     _, report = jax.grad(loss, argnums=(0, 1))(0.5, irnn.adjoint_probe())
     assert report.residual.shape == report.failed.shape == ()
     assert report.failed == 0
+
+
+def test_what_a_cell_rounds_inside_is_its_own():
+    """Only a state of half precision is widened, not the arithmetic of a cell that chose it."""
+
+    def cell(params: Any, y: Any, x: Any) -> Any:
+        del params
+        return jnp.tanh(0.5 * y.astype(jnp.bfloat16).astype(jnp.float64) + x)
+
+    y, x = 0.0, 1.0
+    for _ in range(50):
+        y = np.tanh(0.5 * float(jnp.bfloat16(y)) + x)
+    found = irnn.fixed_point(cell, None, jnp.ones(2), jnp.zeros(2), solver=irnn.Picard())
+    np.testing.assert_allclose(found.activities, np.full(2, y), rtol=1e-12)
