@@ -74,22 +74,6 @@ def accurate_slope(
 
 
 @functools.lru_cache(maxsize=128)
-def with_accurate_slope(activation: Activation) -> Activation:
-    """f, whose derivative is `accurate_slope`."""
-
-    @jax.custom_jvp
-    def f(x: Array) -> Array:
-        return activation(x)
-
-    @f.defjvp
-    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (x,), (tangent,) = primals, tangents
-        return f(x), accurate_slope(activation, x) * tangent
-
-    return f
-
-
-@functools.lru_cache(maxsize=128)
 def check_elementwise(activation: Activation) -> None:
     """Raise a ValueError unless `activation` treats every neuron by itself.
 

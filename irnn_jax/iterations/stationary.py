@@ -37,7 +37,7 @@ from irnn_jax.xla.tuning import (
 )
 
 # An error e leaves a residual of up to |I - D A| e.
-MARGIN = 0.25
+RESIDUAL_SHARE = 0.25
 
 
 class Iterated(NamedTuple):
@@ -197,8 +197,8 @@ def _repeat(
         # What is left by a geometric series; and next to a fold, where it is slow, the gradient's
         # error is larger than the state's by as much again.
         left = change * ratio / (1 - jnp.minimum(ratio, limits.ratio)) ** 2
-        done = at.going & (left <= MARGIN * tolerance)
-        remaining = jnp.log(MARGIN * tolerance / left) / jnp.log(ratio)
+        done = at.going & (left <= RESIDUAL_SHARE * tolerance)
+        remaining = jnp.log(RESIDUAL_SHARE * tolerance / left) / jnp.log(ratio)
         # One that needs something else is enough, which then serves all.
         within = jnp.minimum(limits.remaining, limits.expected - number)
         soon = (number < jnp.maximum(limits.patience, 1)) | (remaining <= within)

@@ -17,14 +17,14 @@ Numbers = Float[Array, "*numbers"]
 Flags = Bool[Array, "*numbers"]
 
 # While each step leaves less than this of the change, and how often; then BiCGStab.
-PLAIN_RATIO, PLAIN_STEPS, BICGSTAB_STEPS = 0.6, 60, 300
+RICHARDSON_RATIO, RICHARDSON_STEPS, BICGSTAB_STEPS = 0.6, 60, 300
 
 
 def solve_by_products(product: Callable[[State], State], rhs: State, layout: Layout) -> State:
     """Solve w = rhs + K w for each sample, to eps^(3/4) of its rhs, by products with K alone."""
     accuracy = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     enough = accuracy * layout.size(rhs)
-    w = _solve_plainly(product, rhs, enough, layout)
+    w = _richardson(product, rhs, enough, layout)
 
     def operator(v: State) -> State:
         return v - product(v)
@@ -45,7 +45,7 @@ def solve_by_products(product: Callable[[State], State], rhs: State, layout: Lay
     return run_if(unsolved(w), by_gmres, w)
 
 
-def _solve_plainly(
+def _richardson(
     product: Callable[[State], State], rhs: State, enough: Numbers, layout: Layout
 ) -> State:
     """W <- rhs + K w while the change shrinks fast, of each sample."""
@@ -56,12 +56,12 @@ def _solve_plainly(
         after = rhs + product(w)
         change = layout.size(after - w)
         # What w has missed is the change; NaN compares false, and ends the sample.
-        going = going & (change > enough) & (change <= PLAIN_RATIO * before)
+        going = going & (change > enough) & (change <= RICHARDSON_RATIO * before)
         return after, change, going
 
     size = layout.size(rhs)
     start = (rhs, jnp.full_like(size, jnp.inf), size > 0)
-    return Plain().repeat(advance, start, lambda at: at[2], PLAIN_STEPS)[0]
+    return Plain().repeat(advance, start, lambda at: at[2], RICHARDSON_STEPS)[0]
 
 
 def solve_with_lineax(

@@ -10,7 +10,7 @@ from irnn_jax.xla.batch_last import batch_last
 from irnn_jax.xla.tuning import FUSED_UP_TO, NEURONS_PER_SAMPLE, PROVE_UP_TO
 
 # Kept free for rounding, of the product L |A|.
-MARGIN = 1e-3
+ROUNDING_MARGIN = 1e-3
 
 
 def contracts(
@@ -32,7 +32,7 @@ def contracts(
     if n > max(PROVE_UP_TO, NEURONS_PER_SAMPLE * num_samples):
         return None
     moment = _moments_of_networks(slope * matrix[:, :, None])[0]
-    return moment < (1 - MARGIN) ** 8
+    return moment < (1 - ROUNDING_MARGIN) ** 8
 
 
 def _moments(matrix: Float[Array, "n n batch"]) -> Float[Array, " batch"]:

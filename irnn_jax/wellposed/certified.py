@@ -18,7 +18,12 @@ from jaxtyping import Array, Float
 
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.dense import Network
-from irnn_jax.wellposed.scaled import Blocks, ScaledNetwork, check_positive, scale_parameters
+from irnn_jax.wellposed.scaled import (
+    LayerBlocks,
+    ScaledNetwork,
+    check_positive_and_finite,
+    scale_parameters,
+)
 
 # How much of (1 - m)/L the drawn weights may use up: V is then far from singular.
 SHARE = 0.9
@@ -46,7 +51,7 @@ class CertifiedNetwork(ScaledNetwork):
     rotation_below: tuple[Float[Array, "_ _"], ...]
     bound: float = eqx.field(static=True)
 
-    def scaled_connections(self) -> Blocks:
+    def scaled_connections(self) -> LayerBlocks:
         """B = (1 - m)/L I - V^T V + U - U^T."""
         lateral, below, above = [], [], []
         for i, (V, U) in enumerate(zip(self.factor, self.rotation, strict=True)):
@@ -58,7 +63,7 @@ class CertifiedNetwork(ScaledNetwork):
         for V, V_above, U_below in blocks:
             below.append(U_below - matmul(V_above.T, V))
             above.append(-matmul(V.T, V_above) - U_below.T)
-        return Blocks(lateral=tuple(lateral), below=tuple(below), above=tuple(above))
+        return LayerBlocks(lateral=tuple(lateral), below=tuple(below), above=tuple(above))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,7 @@ class Certified:
     def __post_init__(self):
         if not 0 < self.margin < 1:
             raise ValueError(f"margin must be between 0 and 1, got {self.margin}")
-        check_positive(slope_bound=self.slope_bound, scale_limit=self.scale_limit)
+        check_positive_and_finite(slope_bound=self.slope_bound, scale_limit=self.scale_limit)
 
     def start(self, drawn: Network) -> CertifiedNetwork:
         """V and U such that W = R = 0: U - U^T and V^T V are the two parts of P A P^-1."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from irnn_jax.networks.dense import Layer, Network
 
 
-class Blocks(NamedTuple):
+class LayerBlocks(NamedTuple):
     """A matrix between neurons, for the layers i = 0 (the first hidden one), 1, ...
 
     Attributes:
@@ -48,7 +48,7 @@ class ScaledNetwork(eqx.Module):
     scale_limit: float = eqx.field(static=True)
 
     @abc.abstractmethod
-    def scaled_connections(self) -> Blocks:
+    def scaled_connections(self) -> LayerBlocks:
         """B = P A P^-1."""
 
     def scales(self) -> tuple[Float[Array, " _"], ...]:
@@ -101,7 +101,7 @@ def scale_parameters(
     )
 
 
-def check_positive(**fields: float) -> None:
+def check_positive_and_finite(**fields: float) -> None:
     """Raise a ValueError that names the first field that is not a positive number."""
     for name, value in fields.items():
         if not 0 < value < float("inf"):

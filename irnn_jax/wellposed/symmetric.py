@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.networks.dense import Network
-from irnn_jax.wellposed.scaled import Blocks, ScaledNetwork, check_positive, scale_parameters
+from irnn_jax.wellposed.scaled import (
+    LayerBlocks,
+    ScaledNetwork,
+    check_positive_and_finite,
+    scale_parameters,
+)
 
 
 class SymmetricNetwork(ScaledNetwork):
@@ -27,9 +32,9 @@ class SymmetricNetwork(ScaledNetwork):
     lateral: tuple[Float[Array, "_ _"], ...]
     below: tuple[Float[Array, "_ _"], ...]
 
-    def scaled_connections(self) -> Blocks:
+    def scaled_connections(self) -> LayerBlocks:
         """S."""
-        return Blocks(
+        return LayerBlocks(
             lateral=tuple((G + G.T) / 2 for G in self.lateral),
             below=self.below,
             above=tuple(block.T for block in self.below),
@@ -52,7 +57,7 @@ class Symmetric:
     scale_limit: float = 1.0
 
     def __post_init__(self):
-        check_positive(feedback=self.feedback, scale_limit=self.scale_limit)
+        check_positive_and_finite(feedback=self.feedback, scale_limit=self.scale_limit)
 
     def start(self, drawn: Network) -> SymmetricNetwork:
         """S such that W = 0 and the feed-forward weights are the drawn ones."""
