@@ -18,10 +18,15 @@ Activation = Callable[[Array], Array]
 # Of the activations for which it is known, the largest |f'|.
 SLOPE_BOUNDS: dict[Activation, float] = {
     jax.nn.sigmoid: 0.25,
+    jax.lax.logistic: 0.25,
     jnp.tanh: 1.0,
     jax.lax.tanh: 1.0,
+    jax.nn.tanh: 1.0,
 }
 
+
+# Activations whose values are of order one, whatever the units of what drives them.
+OF_ORDER_ONE = frozenset(SLOPE_BOUNDS)
 
 # Of these operations XLA's compiler makes any number into one function.
 # fmt: off
@@ -63,14 +68,38 @@ def accurate_slope(
 ) -> Float[Array, "*shape"]:
     """f'(x) to rounding, also where the neuron is saturated.
 
-    The sigmoid's derivative rule is f (1 - f), which loses all digits as f approaches one. What
-    multiplies a gradient is f(x) f(-x) = e/(1 + e)^2 with e = exp(-|x|): one exponential, and an
-    even function of x, so that the kink of |x| is in none of its derivatives.
+    By `ACCURATE_SLOPES`, else by f's own rule. A function of your own whose derivative JAX loses to
+    cancellation gets an accurate one by `jax.custom_jvp`.
     """
-    if activation is jax.nn.sigmoid:
-        e = jnp.exp(-jnp.abs(preactivation))
-        return e / (1 + e) ** 2
-    return value_and_slope(activation, preactivation)[1]
+    slope = ACCURATE_SLOPES.get(activation)
+    if slope is None:
+        return value_and_slope(activation, preactivation)[1]
+    return slope(preactivation)
+
+
+def _sigmoid_slope(x: Array) -> Array:
+    """f(x) f(-x) = e/(1 + e)^2 with e = exp(-|x|).
+
+    The derivative rule f (1 - f) loses all digits as f approaches one. This is an even function of
+    x, so that the kink of |x| is in none of its derivatives.
+    """
+    e = jnp.exp(-jnp.abs(x))
+    return e / (1 + e) ** 2
+
+
+def _tanh_slope(x: Array) -> Array:
+    """sech(x)^2, four times the sigmoid's slope at 2 x; the rule 1 - f^2 loses its digits."""
+    return 4 * _sigmoid_slope(2 * x)
+
+
+# Where the rule that JAX has loses digits.
+ACCURATE_SLOPES: dict[Activation, Activation] = {
+    jax.nn.sigmoid: _sigmoid_slope,
+    jax.lax.logistic: _sigmoid_slope,
+    jnp.tanh: _tanh_slope,
+    jax.lax.tanh: _tanh_slope,
+    jax.nn.tanh: _tanh_slope,
+}
 
 
 @functools.lru_cache(maxsize=128)

@@ -27,7 +27,6 @@ from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.solvers.judge import converged
-from irnn_jax.solvers.stable import only_stable
 from irnn_jax.status import Status
 from irnn_jax.xla.max_norm import max_norm
 from irnn_jax.xla.promotion import with_default_promotion
@@ -46,6 +45,8 @@ class Equilibrium(NamedTuple):
         num_steps: solver steps of each sample, (...), rejected ones included.
         converged: residual <= tolerance and the state finite, for each sample, (...).
         status: how each sample's solve ended, a number of `irnn_jax.Status`, (...).
+        sensitivity: how much a small disturbance has grown on the way there, (...), as far as the
+            solver knows; at least 1. Beside a tie it is large.
     """
 
     activities: Any
@@ -53,6 +54,7 @@ class Equilibrium(NamedTuple):
     num_steps: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
     status: Int[Array, "*batch"]
+    sensitivity: Float[Array, "*batch"]
 
 
 def adjoint_probe(batch_shape: tuple[int, ...] = (), dtype: Any = None) -> AdjointReport:
@@ -78,7 +80,7 @@ def equilibrium(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
-    check_stability: bool = False,
+    check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
     probe: AdjointReport | None = None,
@@ -95,10 +97,9 @@ def equilibrium(
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
         activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
-        check_stability: also ask whether the flow stays at each equilibrium; one that it would
-            leave counts as not converged. It, and what does not converge, is solved once more,
-            closer to the flow, before it is given up. Costs eigenvalues where no norm of D A is
-            below one.
+        check_stability: an equilibrium that the flow would leave counts as not converged. With
+            False it counts, where the flow was led to it (a tie), or the solver does not follow
+            the flow.
         tolerance: largest residual that counts as converged, in place of the solver's; may be
             traced, so that runs under `jax.vmap` can each have their own.
         throw: raise (at run time) if a sample, or its adjoint, does not converge.
@@ -120,7 +121,7 @@ def equilibrium(
         solver=solver,
         gradient=gradient,
         throw=throw,
-        checked=only_stable if check_stability else None,
+        stable=check_stability,
     )
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
@@ -157,7 +158,7 @@ def apply(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
-    check_stability: bool = False,
+    check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
     probe: AdjointReport | None = None,
@@ -251,6 +252,7 @@ def as_equilibrium(solved: Solved, activities: Any, *, throw: bool) -> Equilibri
         num_steps=solved.num_steps,
         converged=ended,
         status=solved.status,
+        sensitivity=jax.lax.stop_gradient(solved.sensitivity),
     )
 
 
@@ -273,5 +275,7 @@ def _feed_forward(
         num_steps=jnp.zeros(x.shape[0], jnp.int32),
         time=jnp.zeros(x.shape[0], x.dtype),
         finished=jnp.ones(x.shape[0], bool),
+        error=jnp.zeros(x.shape[0], x.dtype),
+        sensitivity=jnp.ones(x.shape[0], x.dtype),
         status=jnp.where(ended, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
     )

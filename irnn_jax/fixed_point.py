@@ -32,6 +32,7 @@ def fixed_point(
     batched: bool = False,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
+    check_stability: bool = True,
     throw: bool = False,
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
@@ -59,6 +60,8 @@ def fixed_point(
             changes nothing for the others.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
+        check_stability: whether an equilibrium that the flow would leave counts as not converged;
+            by products, an estimate. See `equilibrium`.
         throw: raise (at run time) if an equilibrium, or its adjoint, does not converge.
         probe: see `adjoint_probe`, with leaves (), or (batch,).
 
@@ -93,7 +96,9 @@ def fixed_point(
         # What diffrax follows has a time of its own, and steps of its own number.
         joins=not getattr(solver, "own_time", False),
     )
-    method = Method(kind=kind, solver=solver, gradient=gradient, throw=throw)
+    method = Method(
+        kind=kind, solver=solver, gradient=gradient, throw=throw, stable=check_stability
+    )
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))
     shape = () if batch is None else (batch,)
     probe = adjoint_probe(shape, dtype) if probe is None else probe
@@ -215,4 +220,5 @@ def _nothing(y0: Any, batch: int | None) -> Equilibrium:
         num_steps=jnp.zeros(shape, jnp.int32),
         converged=jnp.ones(shape, bool),
         status=jnp.zeros(shape, jnp.int32),
+        sensitivity=jnp.ones(shape, dtype),
     )

@@ -20,7 +20,8 @@ from irnn_jax.gradients import Adjoint, Gradient
 from irnn_jax.gradients.forward_mode import reverse_mode_only
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers import Solved, Solver
-from irnn_jax.solvers.judge import converged, judged
+from irnn_jax.solvers.judge import converged
+from irnn_jax.solvers.trusted import solve_trusted
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.trace import trace_once
 from irnn_jax.xla.varying import vary, varying_axes
@@ -54,14 +55,14 @@ class Method:
     """Everything about a solve that is static under jit.
 
     Attributes:
-        checked: what else is asked of a solution, for instance `solvers.stable.only_stable`.
+        stable: whether an equilibrium that the flow would leave counts as not converged.
     """
 
     kind: Kind
     solver: Solver
     gradient: Gradient
     throw: bool = False
-    checked: Callable[..., Solved] | None = None
+    stable: bool = True
 
     def __post_init__(self):
         # A class has the methods too: `solver=Picard`, without parentheses, is a likely slip.
@@ -146,10 +147,7 @@ def _solve(method: Method, inputs: Any, y0: State) -> Solved:
     """Run the solver, and judge where each sample stopped, for all solvers alike."""
 
     def solve(kind: Any, inputs: Any, y0: State) -> Solved:
-        problem, loop = kind.problem(inputs), method.gradient.loop()
-        solved = judged(method.solver, problem, method.solver.solve(problem, y0, loop))
-        if method.checked is not None:
-            solved = method.checked(method.solver, loop, problem, y0, solved)
-        return solved
+        problem, loop = kind.problem(inputs).begun(y0), method.gradient.loop()
+        return solve_trusted(method.solver, problem, y0, loop, stable=method.stable)
 
     return method.kind.lay_out(solve)(inputs, y0)

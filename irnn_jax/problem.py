@@ -12,6 +12,7 @@ each sample keeps an axis of length one for the neurons.
 """
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -25,6 +26,8 @@ from irnn_jax.iterations.near import Near, accelerate, iterate_plainly, merged
 from irnn_jax.linalg.by_products import solve_by_products
 from irnn_jax.linalg.krylov import gmres
 from irnn_jax.linalg.layout import Layout
+from irnn_jax.linalg.spectrum import unstable_by_products
+from irnn_jax.xla.conditional import run_if
 from irnn_jax.xla.loops import Loop
 
 State = Float[Array, "*state"]
@@ -104,12 +107,14 @@ class Problem(eqx.Module):
 
     `tolerance` is the largest residual that counts as converged, of each sample; None: the
     solver's. `contracts` says of each sample whether it is known to have one equilibrium only;
-    None: of none. `factorises` says whether a Newton step costs about as little as a few products.
+    None: of none. `scale` is the size of the state before it moves, which a residual is relative
+    to: residuals of firing rates in Hz are a thousand times those in kHz. `factorises` says whether a Newton step costs about as little as a few products.
     """
 
     layout: ClassVar[Layout]
     tolerance: eqx.AbstractVar[Numbers | None]
     contracts: eqx.AbstractVar[Flags | None]
+    scale: eqx.AbstractVar[Numbers | None]
 
     @property
     def factorises(self) -> bool:
@@ -117,9 +122,28 @@ class Problem(eqx.Module):
         return False
 
     @property
+    def is_direct(self) -> bool:
+        """Whether a Newton step is a factorisation at all."""
+        return False
+
+    @property
     def is_arithmetic(self) -> bool:
         """Whether a step is arithmetic on a handful of neurons, without a library's product."""
         return False
+
+    def begun(self, y0: State) -> "Problem":
+        """The same, with its scale."""
+        if self.scale is not None:
+            return self
+        size = jax.lax.stop_gradient(
+            jnp.maximum(self.layout.size(y0), self.layout.size(self.value(y0)))
+        )
+        return dataclasses.replace(self, scale=size)
+
+    def scale_at(self, y: State) -> float | Numbers:
+        """What a residual at Y is relative to, of each sample."""
+        size = jax.lax.stop_gradient(self.layout.size(y))
+        return size if self.scale is None else jnp.maximum(size, self.scale.astype(size.dtype))
 
     @abc.abstractmethod
     def value(self, y: State) -> State:
@@ -187,6 +211,21 @@ class Problem(eqx.Module):
 
         return loop.run_if(going & ~done, more, found, y, going & ~done), shared
 
+    def unstable(self, y: State, asked: Flags) -> Flags:
+        """Of the equilibria Y of the samples that are asked about, those that the flow leaves."""
+        if self.contracts is not None:
+            asked = asked & ~self.contracts
+
+        def find(asked: Flags, problem: Problem, y: State) -> Flags:
+            return problem.find_unstable(y, asked)
+
+        return run_if(jnp.any(asked), find, asked, self, y)
+
+    def find_unstable(self, y: State, asked: Flags) -> Flags:
+        """The same, with nothing known. By products alone that is an estimate."""
+        jacobian = self.linearise(y).product(False)
+        return unstable_by_products(jacobian, y, asked, self.layout)
+
     def solve_in_chunks(
         self, solve: Callable[["Problem", State, Any], tuple[Any, Any]], y0: State, loop: Loop
     ) -> Any:
@@ -208,10 +247,6 @@ class Problem(eqx.Module):
         None where it cannot: the batch is then one system, of samples that do not meet.
         """
         return None
-
-    def jacobian(self, y: State) -> Float[Array, "samples n n"]:
-        """J itself, of each sample, where there is a matrix that is small enough."""
-        raise TypeError(f"{type(self).__name__} knows its Jacobian by products alone")
 
     def unproven(self) -> "Problem":
         """The same, with nothing known of a contraction."""

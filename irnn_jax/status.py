@@ -19,12 +19,14 @@ class Status(enum.IntEnum):
     """How the solve of one sample ended; `Equilibrium.status` holds these numbers.
 
     Attributes:
-        CONVERGED: residual <= tolerance, the state finite (and, if that was asked for, stable).
+        CONVERGED: residual <= tolerance relative to the state, and the flow stays there.
         MAX_STEPS: the solver took all its steps.
-        UNSTABLE: at rest, but the flow would leave it: only found with `check_stability=True`.
+        UNSTABLE: at rest, but the flow would leave it.
         LIMIT_CYCLE: suspected: the flow was followed for 20 time constants with error control, and
             max|dY/dt| is still above 1e-3.
         NON_FINITE: the input, a weight or the state is not finite.
+        SENSITIVE: at rest, but so small a disturbance on the way leads elsewhere that rounding may
+            have decided.
     """
 
     CONVERGED = 0
@@ -32,6 +34,7 @@ class Status(enum.IntEnum):
     UNSTABLE = 2
     LIMIT_CYCLE = 3
     NON_FINITE = 4
+    SENSITIVE = 5
 
 
 IN_WORDS = {
@@ -40,6 +43,7 @@ IN_WORDS = {
     Status.UNSTABLE: "at an unstable equilibrium",
     Status.LIMIT_CYCLE: "probably in a limit cycle",
     Status.NON_FINITE: "not finite",
+    Status.SENSITIVE: "too sensitive to rounding",
 }
 
 

@@ -74,19 +74,20 @@ class Acceleration:
         self,
         function: Callable[[State], State],
         start: State,
-        tolerance: float | Numbers,
+        tolerance: Callable[[State], float | Numbers],
         layout: Layout,
         loop: Loop,
         limit: float | Float[Array, "*#numbers"] = math.inf,
     ) -> History:
-        """Iterate y <- function(y) until max|function(y) - y| <= tolerance for each sample.
+        """Iterate y <- function(y) until max|function(y) - y| <= tolerance(y) for each sample.
 
         At most `limit` times, which may be traced, and never more than `max_steps`.
         """
 
         def moving(history: History) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return (layout.size(history.velocity) > tolerance) & (history.num_steps < limit)
+            enough = tolerance(history.state)
+            return (layout.size(history.velocity) > enough) & (history.num_steps < limit)
 
         def advance(number: Array, history: History) -> History:
             going = moving(history)

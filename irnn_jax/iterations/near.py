@@ -55,23 +55,25 @@ def iterate_plainly(
     error of r/rate in Y and r/rate^2 in the gradient.
     """
 
-    def advance(number: Array, at: tuple[State, Numbers, Flags, Flags, Numbers]):
-        y, before, active, done, steps = at
+    def advance(number: Array, at: tuple[State, Numbers, Numbers, Flags, Flags, Numbers]):
+        y, before, residual, active, done, steps = at
         value = function(y)
         change = layout.size(value - y)
         ratio = jnp.where(number == 0, PLAIN_RATIO, change / before)
         rate = 1 - jnp.minimum(ratio, PLAIN_RATIO)
-        done = done | (active & (change * ratio <= tolerance * rate**2))
+        left = change * ratio
+        done = done | (active & (left <= tolerance * rate**2))
+        residual = jnp.where(active, left, residual)
         # NaN compares false, and ends the sample.
         on = active & ~done & (ratio <= PLAIN_RATIO)
         steps = steps + active.astype(steps.dtype)
-        return jnp.where(active, value, y), change, on, done, steps
+        return jnp.where(active, value, y), change, residual, on, done, steps
 
     zeros = jnp.zeros_like(layout.size(y))
-    start = (y, zeros, going, jnp.zeros(zeros.shape, bool), zeros)
-    y, change, _, done, steps = loop.repeat(advance, start, lambda at: at[2], PLAIN_STEPS)
-    # The change was the residual before the last step.
-    return Near(y, jnp.where(done, change * PLAIN_RATIO, jnp.inf), steps), done
+    start = (y, zeros, zeros + jnp.inf, going, jnp.zeros(zeros.shape, bool), zeros)
+    y, _, residual, _, done, steps = loop.repeat(advance, start, lambda at: at[3], PLAIN_STEPS)
+    # The change was the residual before the last step, which left this ratio of it.
+    return Near(y, jnp.where(done, residual, jnp.inf), steps), done
 
 
 def accelerate(
@@ -94,12 +96,12 @@ def accelerate(
     def near(y: State) -> State:
         return jnp.where(going, function(y), y)
 
-    smallest = 8 * float(jnp.finfo(y.dtype).eps)
+    smallest = 8 * float(jnp.finfo(y.dtype).eps) * layout.size(y)
 
     def again(number: Array, carry: tuple[Near, Array]) -> tuple[Near, Array]:
         at, enough = carry
         limit = jnp.where(number == 0, acceleration.max_steps, polish_steps).astype(y.dtype)
-        end = acceleration(near, at.state, enough, layout, loop, limit)
+        end = acceleration(near, at.state, lambda y: enough, layout, loop, limit)
         residual = layout.size(end.velocity)
         better = (number == 0) | (residual < at.residual)
         slowness = jnp.maximum(1, end.slowness(layout, acceleration.mixing) / 4)

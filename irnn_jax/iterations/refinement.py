@@ -26,6 +26,8 @@ from irnn_jax.xla.tuning import DOUBLE_UP_TO
 # To be had in float32 by sums of hundreds of products, relative to the largest number.
 INNER = 3e-6
 CORRECTIONS = 4
+# A residual that is nothing but rounding, in roundings of the state.
+ROUNDINGS = 16
 
 
 class Refined(NamedTuple):
@@ -86,7 +88,7 @@ def _refine(
     y = y.astype(single)
     recurrent = run_if(jnp.any(y != 0), lambda _, y: coarse.times(y), jnp.zeros_like(y), y)
     size = equation.size(coarse.value(coarse.drive + recurrent))
-    first = tolerance if dtype == single else INNER * jnp.maximum(1, size)
+    first = tolerance if dtype == single else INNER * size
     settled, chord = iterate(coarse, recurrent, going, first, chord, num_samples)
     y = settled.value.astype(dtype)
     after, residual = _evaluated(equation, y)
@@ -101,6 +103,8 @@ def _refine(
     if dtype == single:
         done = settled.done & (equation.size(start.residual) <= tolerance)
         return start._replace(done=done), chord
+
+    rounding = ROUNDINGS * float(jnp.finfo(dtype).eps) * equation.size(start.y + start.residual)
 
     def correct(number: Array, carry: tuple[Refined, Chord]) -> tuple[Refined, Chord]:
         del number
@@ -121,8 +125,9 @@ def _refine(
         slowness = jnp.maximum(1, equation.size(step) / unit)
         size = equation.size(residual)
         done = at.going & (size * slowness**2 <= tolerance)
-        # A correction that falls short of its tolerance is one all the same.
-        going = at.going & ~done & (size < unit / 4)
+        # To rounding, so that what a sample's neighbours are decides about no more than that: they
+        # share its chord. A correction that falls short of its tolerance is one all the same.
+        going = at.going & (size > rounding) & (size < unit / 4)
         num_steps = at.num_steps + found.num_steps + at.going.astype(dtype)
         return Refined(y, u, residual, going, at.done | done, num_steps), chord
 

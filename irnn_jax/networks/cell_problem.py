@@ -196,6 +196,7 @@ class CellProblem(Problem):
     layout: ClassVar[Layout] = SAMPLES_FIRST
     tolerance: Float[Array, "batch 1"] | None = None
     contracts: Bool[Array, "batch 1"] | None = None
+    scale: Float[Array, "batch 1"] | None = None
 
     def value(self, y: State) -> State:
         """cell(params, Y, x)."""

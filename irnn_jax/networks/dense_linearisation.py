@@ -161,7 +161,7 @@ def _iterate(
         def rest(w: Array) -> Array:
             return jnp.where(done, w, rhs + product(w))
 
-        found = Acceleration(max_steps=200)(rest, state, accuracy, NEURONS_FIRST, Plain())
+        found = Acceleration(max_steps=200)(rest, state, lambda w: accuracy, NEURONS_FIRST, Plain())
         # NaN compares false: of what is not a number there is no solution to look for.
         left = NEURONS_FIRST.size(found.velocity) > accuracy
         return _one_by_one(transposed, matrix, slope, rhs, found.state, left[0])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from irnn_jax.activations import Activation, accurate_slope, is_arithmetic, value_and_slope
+from irnn_jax.activations import OF_ORDER_ONE, Activation, accurate_slope, is_arithmetic, value_and_slope
 from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
 from irnn_jax.iterations.near import Near, accelerate, merged
@@ -17,6 +17,7 @@ from irnn_jax.iterations.refinement import iterate_refined
 from irnn_jax.linalg.dense import Blocks, Inverse, Lapack, factorize, multiply
 from irnn_jax.linalg.krylov import gmres
 from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
+from irnn_jax.linalg.spectrum import unstable_by_matrix
 from irnn_jax.networks.dense_linearisation import DenseLinearisation
 from irnn_jax.problem import Coarse, DampedSystem, Problem, default_tolerance
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
@@ -51,6 +52,7 @@ class DenseProblem(Problem):
     sizes: tuple[int, ...] = eqx.field(static=True)
     tolerance: Numbers | None = None
     contracts: Bool[Array, "1 *batch"] | None = None
+    scale: Numbers | None = None
     num_samples: int | None = eqx.field(static=True, default=None)
     layout: ClassVar[Layout] = NEURONS_FIRST
 
@@ -60,9 +62,22 @@ class DenseProblem(Problem):
         return len(self.drive) <= CONTINUE_UP_TO
 
     @property
+    def is_direct(self) -> bool:
+        """Up to some more."""
+        return len(self.drive) <= DIRECT_UP_TO
+
+    @property
     def is_arithmetic(self) -> bool:
         """With few neurons, and an activation of plain arithmetic."""
         return len(self.drive) <= BLOCKS_UP_TO and is_arithmetic(self.activation)
+
+    def begun(self, y0: State) -> Problem:
+        """Activities of order one have no other scale."""
+        return self if self.activation in OF_ORDER_ONE else super().begun(y0)
+
+    def scale_at(self, y: State) -> float | Numbers:
+        """One, or that of the activities."""
+        return 1.0 if self.activation in OF_ORDER_ONE else super().scale_at(y)
 
     def value(self, y: State) -> State:
         """f(A Y + b)."""
@@ -181,10 +196,10 @@ class DenseProblem(Problem):
         along: Any = jax.tree.map(lambda _: -1, shared)
         return shared, eqx.tree_at(lambda p: p.matrix, along, None)
 
-    def jacobian(self, y: State) -> Float[Array, "samples n n"]:
-        """D A."""
+    def find_unstable(self, y: State, asked: Array) -> Array:
+        """By the matrix."""
         _, slope = self.value_and_slope(y)
-        return jnp.moveaxis(slope[:, None] * self.matrix, (0, 1), (-2, -1))
+        return unstable_by_matrix(self.matrix, slope, asked)
 
     def unproven(self) -> "DenseProblem":
         """Without the proof."""

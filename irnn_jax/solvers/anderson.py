@@ -1,10 +1,11 @@
 """Anderson acceleration of Picard's iteration, for wide layers that contract."""
 
 import dataclasses
+import functools
 
 from irnn_jax.iterations.acceleration import Acceleration
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_at
 from irnn_jax.xla.loops import Loop
 
 
@@ -36,7 +37,7 @@ class Anderson:
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0 until every sample is within the tolerance, or not a number."""
-        tolerance = tolerance_of(self, problem, y0.dtype)
+        tolerance = functools.partial(tolerance_at, self, problem)
         acceleration = Acceleration(
             memory=self.memory, mixing=self.mixing, ridge=self.ridge, max_steps=self.max_steps
         )
@@ -46,6 +47,6 @@ class Anderson:
             problem,
             history.state,
             num_steps=history.num_steps,
-            finished=~(residual > tolerance),
+            finished=~(residual > tolerance(history.state)),
             residual=residual,
         )

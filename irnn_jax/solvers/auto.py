@@ -1,6 +1,7 @@
 """The default: which solver, by what is to be solved."""
 
 import dataclasses
+from typing import ClassVar
 
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive
@@ -21,14 +22,17 @@ class Auto:
     - a network of up to 24 neurons: `PseudoTransient`; from 200 samples on in `MixedPrecision`, on
       a CPU `InChunks`, which finds the same (with several devices only inside `jax.shard_map`:
       elsewhere the samples may be spread over them);
-    - more neurons, and any cell: `Exponential`, and `PseudoTransient` for the samples on which it
-      fails.
+    - more neurons, and any cell: `Exponential`; up to 100 neurons `PseudoTransient` for the samples
+      on which it fails.
+
+    Where these fail, or cannot be sure, the flow is followed closely (`solvers/trusted.py`).
 
     Attributes:
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """
 
     tolerance: float | None = None
+    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(tolerance=self.tolerance)
@@ -37,7 +41,10 @@ class Auto:
         """The solver for this problem and batch."""
         continuation = PseudoTransient(tolerance=self.tolerance)
         if not problem.factorises:
-            return Cascade(solvers=(Exponential(tolerance=self.tolerance), continuation))
+            followed = Exponential(tolerance=self.tolerance)
+            if not problem.is_direct:
+                return followed
+            return Cascade(solvers=(followed, continuation))
         count = y0[0].size
         # A size that an exported program leaves open is not a number yet.
         if not isinstance(count, int) or count < MANY_FROM:
@@ -45,10 +52,6 @@ class Auto:
         return MixedPrecision(
             solver=InChunks(solver=continuation) if on_one_cpu() else continuation
         )
-
-    def more_cautious(self) -> Solver:
-        """Pseudo-transient continuation that keeps close to the flow."""
-        return PseudoTransient(tolerance=self.tolerance).more_cautious()
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """By what is chosen."""

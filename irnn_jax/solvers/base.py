@@ -27,6 +27,9 @@ class Solved(NamedTuple):
         time: for how many time constants the flow was followed; 0 by a solver that does not
             control its error, and so cannot tell a limit cycle from its own instability.
         finished: whether a sample ended by itself, and not with the last step it was given.
+        error: of the way, relative to the state or to what decided about it; 0 by a solver that
+            does not follow the flow.
+        sensitivity: how much a small disturbance has grown on the way, at least 1.
         status: a number of `irnn_jax.Status`; None before it is judged, once and for all solvers
             alike, by `irnn_jax.implicit`.
     """
@@ -36,6 +39,8 @@ class Solved(NamedTuple):
     num_steps: Int[Array, "*numbers"]
     time: Float[Array, "*numbers"]
     finished: Bool[Array, "*numbers"]
+    error: Float[Array, "*numbers"]
+    sensitivity: Float[Array, "*numbers"]
     status: Int[Array, "*numbers"] | None = None
 
 
@@ -47,17 +52,24 @@ def solved_at(
     time: Any = 0.0,
     finished: Any = True,
     residual: Array | None = None,
+    error: Any = 0.0,
 ) -> Solved:
     """The record of where a solver stopped, with F evaluated there unless that was done."""
     if residual is None:
         residual = problem.layout.size(problem.value(state) - state)
     like = jax.lax.stop_gradient(residual)
+
+    def numbers(value: Any, dtype: Any) -> Array:
+        return jnp.broadcast_to(jax.lax.stop_gradient(value), like.shape).astype(dtype)
+
     return Solved(
         state=state,
         residual=residual,
-        num_steps=jnp.broadcast_to(jax.lax.stop_gradient(num_steps), like.shape).astype(jnp.int32),
-        time=jnp.broadcast_to(jax.lax.stop_gradient(time), like.shape).astype(like.dtype),
+        num_steps=numbers(num_steps, jnp.int32),
+        time=numbers(time, like.dtype),
         finished=jnp.broadcast_to(finished, like.shape),
+        error=numbers(error, like.dtype),
+        sensitivity=jnp.ones_like(like),
     )
 
 
@@ -82,13 +94,9 @@ class Solver(Protocol):
         ...
 
 
-@runtime_checkable
-class Escalating(Protocol):
-    """A solver that may leave the flow, and knows one that keeps closer to it."""
-
-    def more_cautious(self) -> Solver:
-        """What to try next, from the start, where this one ended at an unstable equilibrium."""
-        ...
+def follows_flow(solver: Solver) -> bool:
+    """Whether its errors are controlled, so that it ends where the flow does unless it says so."""
+    return getattr(solver, "follows_flow", False)
 
 
 Solve = TypeVar("Solve", bound=Callable[..., Solved])
@@ -104,7 +112,7 @@ def sample_by_sample(solve: Solve) -> Solve:
             return solve(self, problem, y0, loop)
         problem, axes = parted
         one = functools.partial(solve_batch, self, loop=loop)
-        out: Any = Solved(-1, -1, -1, -1, -1)  # pyright: ignore[reportArgumentType]
+        out: Any = Solved(-1, -1, -1, -1, -1, -1, -1)  # pyright: ignore[reportArgumentType]
         return jax.vmap(one, in_axes=(axes, -1), out_axes=out)(problem, y0)
 
     return cast(Solve, solve_batch)
@@ -115,6 +123,11 @@ def tolerance_of(solver: Solver, problem: Problem, dtype: Any) -> Any:
     if problem.tolerance is not None:
         return problem.tolerance
     return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
+
+
+def tolerance_at(solver: Solver, problem: Problem, state: State) -> Any:
+    """The largest residual that counts as converged at a state, relative to its scale."""
+    return tolerance_of(solver, problem, state.dtype) * problem.scale_at(state)
 
 
 def check_positive(**values: float | int | None) -> None:
@@ -143,12 +156,12 @@ def follow_by_diffrax(
     controller: diffrax.AbstractStepSizeController,
     first_step: float | None,
     max_steps: int,
-    tolerance: Any,
+    tolerance: Callable[[State], Any] | None,
     max_time: float = float("inf"),
 ) -> tuple[State, Int[Array, ""], Float[Array, ""]]:
     """Run `diffrax.diffeqsolve` along the flow: the last iterate, the number of steps, the time.
 
-    Until max|F(Y)| of all samples is within the tolerance; None takes all `max_steps` steps. What
+    Until max|F(Y)| of all samples is within the tolerance at Y; None takes all `max_steps` steps. What
     diffrax thinks of the result is not asked: to it, reaching `max_time` is success.
     """
     layout = problem.layout
@@ -163,7 +176,7 @@ def follow_by_diffrax(
     def at_rest(t: Any, y: State, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
         del kwargs
         # A residual of NaN ends the sample: nothing after it can be finite.
-        return ~jnp.any(layout.size(velocity(t, y, args)) > tolerance)
+        return ~jnp.any(layout.size(velocity(t, y, args)) > tolerance(y))
 
     time = functools.partial(jnp.asarray, dtype=y0.dtype)
     solution = diffrax.diffeqsolve(

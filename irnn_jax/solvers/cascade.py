@@ -6,7 +6,7 @@ import diffrax
 import jax
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, tolerance_of
+from irnn_jax.solvers.base import Solved, Solver, tolerance_at
 from irnn_jax.solvers.flow import Flow
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
 from irnn_jax.solvers.retry import retry
@@ -30,7 +30,13 @@ class Cascade:
 
     solvers: tuple[Solver, ...] = (
         PseudoTransient(),
-        PseudoTransient().more_cautious(),
+        PseudoTransient(
+            first_step=0.1,
+            error_tolerance=0.002,
+            reject_above=0.01,
+            newton_within=0.02,
+            max_steps=800,
+        ),
         Flow(
             solver=diffrax.Kvaerno5(),
             stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-8),
@@ -54,20 +60,20 @@ class Cascade:
         return self.solvers[0].tolerance
 
     @property
+    def follows_flow(self) -> bool:
+        """Whether all of them do."""
+        return all(getattr(solver, "follows_flow", False) for solver in self.solvers)
+
+    @property
     def own_time(self) -> bool:
         """Whether one of them follows each sample in a time of its own, as diffrax does."""
         return any(getattr(solver, "own_time", False) for solver in self.solvers)
 
-    def more_cautious(self) -> Solver:
-        """The solvers after the first; the last one has no successor."""
-        return Cascade(solvers=self.solvers[1:] or self.solvers)
-
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Run the solvers in turn until one converges."""
-        dtype = y0.dtype  # and not y0, which would outlive this call
 
         def failed(problem: Problem, solved: Solved) -> jax.Array:
-            return ~(solved.residual <= tolerance_of(self, problem, dtype))
+            return ~(solved.residual <= tolerance_at(self, problem, solved.state))
 
         solved = self.solvers[0].solve(problem, y0, loop)
         for solver in self.solvers[1:]:

@@ -1,6 +1,7 @@
 """Explicit Euler steps on the flow, and Picard iteration, which is Euler with step 1."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import diffrax
@@ -12,7 +13,7 @@ from irnn_jax.solvers.base import (
     follow_by_diffrax,
     sample_by_sample,
     solved_at,
-    tolerance_of,
+    tolerance_at,
 )
 from irnn_jax.xla.loops import Loop
 
@@ -46,7 +47,7 @@ class Euler:
             controller=diffrax.ConstantStepSize(),
             first_step=self.step_size,
             max_steps=self.max_steps,
-            tolerance=tolerance_of(self, problem, y0.dtype),
+            tolerance=functools.partial(tolerance_at, self, problem),
         )
         return solved_at(problem, state, num_steps=num_steps)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from irnn_jax.solvers.base import (
     Solver,
     check_positive,
     solved_at,
+    tolerance_at,
     tolerance_of,
 )
 from irnn_jax.solvers.flow_step import Motion, flow_step
-from irnn_jax.solvers.pseudo_transient import PseudoTransient
+from irnn_jax.solvers.growth import Growth
 from irnn_jax.xla.device import steps_between_checks
 from irnn_jax.xla.loops import Loop
 from irnn_jax.xla.precision import in_precision
@@ -40,14 +41,13 @@ class Exponential:
     there is iterated, as the problem does it fastest (`Problem.settle`), and what does not by
     Anderson acceleration; a sample that is led elsewhere counts as not converged. Of a network in
     float64 the flow and most of the iterations are in float32, and the residual decides. Strong
-    weights make the flow stiff, and the steps short: then `PseudoTransient` is faster, and
-    `Cascade(solvers=(Exponential(), PseudoTransient()))` has both.
+    weights make the flow stiff, and the steps short: then `PseudoTransient` is faster.
 
     Attributes:
         first_step: h of the first step, in units of the layer's time constant.
-        error_tolerance: the error of a step, in activities, that h aims for.
-        reject_above: a step with a larger error than this is taken back.
-        accelerate_within: the distance to the equilibrium, in activities, that is not followed.
+        error_tolerance: the error of a step that h aims for, relative to the largest activity.
+        reject_above: a step with a larger error than this, likewise, is taken back.
+        accelerate_within: the distance to the equilibrium, likewise, that is not followed.
         max_steps: along the flow, rejected ones included.
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """
@@ -58,22 +58,22 @@ class Exponential:
     accelerate_within: float = 0.02
     max_steps: int = 100
     tolerance: float | None = None
+    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
-
-    def more_cautious(self) -> Solver:
-        """Pseudo-transient continuation that keeps close to the flow."""
-        return PseudoTransient(tolerance=self.tolerance).more_cautious()
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Follow the flow from y0 until it settles, and go the rest of the way."""
 
         def part(problem: Problem, y0: State, shared: Any) -> tuple[Any, Solved]:
-            tolerance = tolerance_of(self, problem, y0.dtype)
-            motion, enough = self._follow(problem, y0, tolerance, loop)
-            near, shared = problem.settle(motion.state, enough, tolerance, loop, shared)
-            return shared, self._chosen(problem, motion, enough, near, tolerance)
+            motion = self._follow(problem, y0, loop)
+            # The state may still become smaller, and with it what the tolerance is relative to.
+            tolerance = 0.9 * tolerance_at(self, problem, motion.state)
+            # What the steps were too few for may be near too; and what is not a number is not.
+            going = problem.layout.size(motion.velocity) < jnp.inf
+            near, shared = problem.settle(motion.state, going, tolerance, loop, shared)
+            return shared, self._chosen(problem, motion, near, tolerance)
 
         return problem.solve_in_chunks(part, y0, loop)
 
@@ -81,16 +81,16 @@ class Exponential:
         self,
         problem: Problem,
         motion: Motion,
-        enough: Bool[Array, "*numbers"],
         near: Near,
         tolerance: Any,
     ) -> Solved:
         """Where the flow led, or what it leads to."""
         size = problem.layout.size
-        there = size(near.state - motion.state) <= 2 * self.accelerate_within
+        scale = motion.growth.scale
+        there = size(near.state - motion.state) <= 2 * self.accelerate_within * scale
         if problem.contracts is not None:
             there = there | problem.contracts
-        there = there & enough
+        there = there & jnp.isfinite(near.residual)
         residual = jnp.where(there, near.residual, size(motion.velocity))
         return solved_at(
             problem,
@@ -99,21 +99,22 @@ class Exponential:
             time=motion.time,
             finished=~(residual > tolerance),
             residual=residual,
+            error=motion.growth.error(),
         )
 
     def _follow(
-        self, problem: Problem, y0: State, tolerance: Any, loop: Loop
-    ) -> tuple[Motion, Bool[Array, "*numbers"]]:
-        """The flow until each sample settles, and which of the samples need no more of it."""
+        self, problem: Problem, y0: State, loop: Loop
+    ) -> Motion:
+        """The flow until each sample settles."""
         # Steps with an error of a hundredth need no more than single precision.
         coarse = problem.coarse(y0)
+        tolerance = tolerance_of(self, problem, y0.dtype)
         if coarse.state.dtype != y0.dtype:
             tolerance = default_tolerance(coarse.state.dtype)
-        size = coarse.layout.size
+        elif problem.tolerance is not None:
+            tolerance = coarse.turned(tolerance)
         motion = self._repeat(coarse, self._start(coarse, problem.contracts), tolerance, loop)
-        enough = motion.settling | (size(motion.velocity) <= tolerance)
-        motion, enough = jax.tree.map(coarse.turned, (motion, enough))
-        return in_precision(motion, y0.dtype), enough
+        return in_precision(jax.tree.map(coarse.turned, motion), y0.dtype)
 
     def _start(self, coarse: Coarse, contracts: Bool[Array, "*numbers"] | None) -> Motion:
         """Where the flow begins; with one equilibrium only there is none to follow."""
@@ -122,9 +123,12 @@ class Exponential:
         settling = jnp.zeros(like.shape, bool)
         if contracts is not None:
             settling = coarse.turned(contracts)
+        value = coarse.function(coarse.state)
+        velocity, size = value - coarse.state, coarse.layout.size
         return Motion(
             state=coarse.state,
-            velocity=coarse.function(coarse.state) - coarse.state,
+            velocity=velocity,
+            growth=Growth.begin(size(value), like, size(velocity), like.dtype),
             step_size=jnp.full_like(like, self.first_step),
             settling=settling,
             time=zeros,
@@ -142,7 +146,8 @@ class Exponential:
 
         def moving(motion: Motion) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return ~motion.settling & (coarse.layout.size(motion.velocity) > tolerance)
+            size = coarse.layout.size(motion.velocity)
+            return ~motion.settling & (size > tolerance * motion.growth.scale)
 
         step = functools.partial(
             flow_step,

@@ -1,6 +1,7 @@
 """The flow itself, integrated by any diffrax solver until it rests."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import diffrax
@@ -12,6 +13,7 @@ from irnn_jax.solvers.base import (
     follow_by_diffrax,
     sample_by_sample,
     solved_at,
+    tolerance_at,
     tolerance_of,
 )
 from irnn_jax.xla.loops import Loop
@@ -54,10 +56,11 @@ class Flow:
     @sample_by_sample
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Integrate from y0 until the residual is below the tolerance."""
-        tolerance = tolerance_of(self, problem, y0.dtype)
+        tolerance = functools.partial(tolerance_at, self, problem)
         controller = self.stepsize_controller
         if controller is None:
-            controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+            relative = tolerance_of(self, problem, y0.dtype)
+            controller = diffrax.PIDController(rtol=relative, atol=tolerance(y0))
         state, num_steps, time = follow_by_diffrax(
             problem,
             y0,

@@ -30,10 +30,18 @@ class FollowThenNewton:
     newton_within: float
 
     def next_step_size(
-        self, report: StepReport, h: Float[Array, "*numbers"], followed: Float[Array, "*numbers"]
+        self,
+        report: StepReport,
+        scale: Float[Array, "*numbers"],
+        h: Float[Array, "*numbers"],
+        followed: Float[Array, "*numbers"],
     ) -> tuple[Bool[Array, "*numbers"], Float[Array, "*numbers"], Float[Array, "*numbers"]]:
-        """Whether to keep the step of size h, the next h, and the next `followed`."""
-        error = jnp.where(jnp.isnan(report.error), jnp.inf, report.error)
+        """Whether to keep the step of size h, the next h, and the next `followed`.
+
+        Errors and distances are relative to `scale`, the size of the state.
+        """
+        error = report.error / scale
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
         newton = h > 2 * followed
         keep: Bool[Array, "*numbers"] = (
             (error <= self.reject_above) & ~report.across_pole & ~(newton & (report.ratio > 1))
@@ -44,7 +52,7 @@ class FollowThenNewton:
         factor = jnp.where(report.across_pole, jnp.minimum(factor, 0.25), factor)
         # A Newton step says nothing about how well the flow can be followed.
         followed = jnp.where(newton, followed, h * factor)
-        near = jnp.maximum(1, (self.newton_within / report.ahead) ** 2)
+        near = jnp.maximum(1, (self.newton_within * scale / report.ahead) ** 2)
         h = jnp.where(keep, jnp.where(newton, h, followed) * near, followed)
         # A step size is a choice, not a function to differentiate: `Unrolled` would meet the
         # infinite slope of the root wherever a step made no error at all.

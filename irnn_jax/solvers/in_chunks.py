@@ -1,7 +1,7 @@
 """Large batches, a part of them at a time, so that the slowest sample keeps few others waiting."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers.base import Solved, Solver, check_positive, solved_at
+from irnn_jax.solvers.growth import Growth
 from irnn_jax.solvers.pseudo_transient import Progress, PseudoTransient
 from irnn_jax.solvers.rodas3 import iterate
 from irnn_jax.xla.chunks import map_chunks
@@ -26,6 +27,7 @@ class Parked(NamedTuple):
     """What is kept of samples between their chunks: enough to go on as if nothing had happened."""
 
     state: State
+    growth: Growth
     remaining: Float[Array, "*numbers"]
     time: Float[Array, "*numbers"]
     step_size: Float[Array, "*numbers"]
@@ -55,6 +57,7 @@ class InChunks:
     solver: Any = PseudoTransient()
     width: int = 64
     first_steps: int = 7
+    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)
@@ -65,10 +68,6 @@ class InChunks:
     def tolerance(self) -> float | None:
         """The solver's own."""
         return self.solver.tolerance
-
-    def more_cautious(self) -> Solver:
-        """That of the solver."""
-        return self.solver.more_cautious()
 
     def first_step_sizes(self, problem: Problem, y0: State) -> Float[Array, "*numbers"]:
         """Those of the solver."""
@@ -99,6 +98,7 @@ class InChunks:
             time=found.time,
             finished=found.finished,
             residual=found.residual,
+            error=found.growth.error(),
         )
 
     def _in_stages(
@@ -182,6 +182,7 @@ def parked(progress: Progress, finished: Bool[Array, "*numbers"]) -> Parked:
     at = progress.at
     return Parked(
         state=at.state,
+        growth=progress.growth,
         remaining=at.remaining,
         time=at.time,
         step_size=progress.step_size,
@@ -196,6 +197,7 @@ def resumed(problem: Problem, parked: Parked) -> Progress:
     """Where the samples stood."""
     return Progress(
         at=iterate(problem, parked.state, remaining=parked.remaining, time=parked.time),
+        growth=parked.growth,
         step_size=parked.step_size,
         followed=parked.followed,
         num_steps=parked.num_steps,

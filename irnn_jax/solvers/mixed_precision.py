@@ -1,7 +1,7 @@
 """Most steps in float32, the last ones in float64."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -28,6 +28,7 @@ class MixedPrecision:
     """
 
     solver: Any = PseudoTransient()
+    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         if not isinstance(self.solver, PseudoTransient | InChunks):
@@ -40,17 +41,13 @@ class MixedPrecision:
         """In float64."""
         return self.solver.tolerance
 
-    def more_cautious(self) -> PseudoTransient:
-        """In float64 from the start."""
-        return self.solver.more_cautious()
-
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0."""
         single = problem.in_precision(jnp.float32) if y0.dtype == jnp.float64 else None
         if single is None:
             return self.solver.solve(problem, y0, loop)
         found = self._coarse(single, y0.astype(jnp.float32), loop)
-        rests = found.residual <= default_tolerance(jnp.float32)
+        rests = found.residual <= default_tolerance(jnp.float32) * single.scale_at(found.state)
         # From there on Newton's method; where it fails, and elsewhere, the flow.
         first = self.solver.first_step_sizes(problem, y0)
         first = jnp.where(rests, NEWTON_STEP_SIZE, first)
@@ -60,6 +57,7 @@ class MixedPrecision:
             num_steps=found.num_steps + solved.num_steps,
             time=solved.time + jnp.where(rests, found.time.astype(y0.dtype), 0),
             finished=found.finished & solved.finished,
+            error=jnp.where(rests, found.error.astype(y0.dtype), solved.error),
         )
 
     def _coarse(self, problem: Problem, y0: State, loop: Loop) -> Solved:
@@ -75,6 +73,8 @@ class MixedPrecision:
             num_steps=jnp.zeros(infinite.shape, jnp.int32),
             time=jnp.zeros_like(infinite),
             finished=jnp.ones(infinite.shape, bool),
+            error=jnp.zeros_like(infinite),
+            sensitivity=jnp.ones_like(infinite),
         )
         if problem.contracts is None:
             return solve(nowhere, problem, y0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_at
 from irnn_jax.xla.loops import Loop
 
 
@@ -54,12 +54,11 @@ class NewtonKrylov:
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Iterate from y0 until every sample is within the tolerance, or not a number."""
-        tolerance = tolerance_of(self, problem, y0.dtype)
         size = problem.layout.size
 
         def moving(search: Search) -> Array:
             # A residual of NaN compares false, and ends the sample.
-            return size(search.velocity) > tolerance
+            return size(search.velocity) > tolerance_at(self, problem, search.state)
 
         def advance(number: Array, search: Search) -> Search:
             del number

@@ -11,15 +11,16 @@ only count the steps, and its loop costs a fifth of the compilation of a gradien
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
+from irnn_jax.solvers.base import Solved, Solver, check_positive, solved_at, tolerance_of
 from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE, FollowThenNewton
+from irnn_jax.solvers.growth import Growth
 from irnn_jax.solvers.rodas3 import Iterate, rodas3
 from irnn_jax.xla.device import steps_between_checks
 from irnn_jax.xla.loops import Loop
@@ -30,38 +31,41 @@ class Progress(NamedTuple):
 
     Attributes:
         at: the iterate.
+        growth: what is known of the way.
         step_size: h of the next step.
         followed: the h by which the flow was followed last.
         num_steps: of each sample until it was at rest.
     """
 
     at: Iterate
+    growth: Growth
     step_size: Float[Array, "*numbers"]
     followed: Float[Array, "*numbers"]
     num_steps: Float[Array, "*numbers"]
 
 
-def at_rest_within(
-    tolerance: float | Float[Array, "*#numbers"], at: Iterate
-) -> Bool[Array, "*numbers"]:
-    """Which samples are within the tolerance, and done with Newton's method.
+def at_rest_within(tolerance: Any, problem: Problem, at: Iterate) -> Bool[Array, "*numbers"]:
+    """Which samples are within the relative tolerance, and done with Newton's method.
 
     A residual r leaves an error of up to r/rate in Y and r/rate^2 in the gradient: next to a fold,
     where the rate is small, the tolerance alone is not enough for ten digits. So the last step must
     also have left no more than the rounding of F does.
     """
     eps = float(jnp.finfo(at.residual.dtype).eps)
-    done = (at.remaining <= eps / 4) | (at.residual <= 2 * eps)
+    scale = problem.scale_at(at.state)
+    done = (at.remaining <= eps / 4 * scale) | (at.residual <= 2 * eps * scale)
     # Nothing after a NaN can be finite.
-    return ((at.residual <= tolerance) & done) | jnp.isnan(at.residual)
+    return ((at.residual <= tolerance * scale) & done) | jnp.isnan(at.residual)
 
 
 def _stepped(rule: FollowThenNewton, tolerance: Any, problem: Problem, start: Progress) -> Progress:
     """One step of each sample that is not at rest."""
     end, report = rodas3(problem, start.at, start.step_size)
-    keep, h, followed = rule.next_step_size(report, start.step_size, start.followed)
-    moving = ~at_rest_within(tolerance, start.at)
+    growth = start.growth.seen(problem.layout.size(end.state + end.velocity))
+    keep, h, follow = rule.next_step_size(report, growth.scale, start.step_size, start.followed)
+    moving = ~at_rest_within(tolerance, problem, start.at)
     taken = keep & moving
+    followed = taken & (end.time > start.at.time)
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(taken, new, old)
@@ -71,8 +75,9 @@ def _stepped(rule: FollowThenNewton, tolerance: Any, problem: Problem, start: Pr
     at = jax.tree.map(choose, end._replace(slope=None), start.at._replace(slope=None))
     return Progress(
         at=at._replace(slope=slope),
+        growth=growth.after(report.error, end.residual, followed),
         step_size=jnp.where(moving, h, start.step_size),
-        followed=jnp.where(moving, followed, start.followed),
+        followed=jnp.where(moving, follow, start.followed),
         num_steps=start.num_steps + moving.astype(start.num_steps.dtype),
     )
 
@@ -86,21 +91,22 @@ class PseudoTransient:
 
     Attributes:
         first_step: h of the first step, in units of the layer's time constant.
-        error_tolerance: the error of a step, in activities, that h aims for. Smaller follows the
-            flow more closely, in more steps.
-        reject_above: a step with a larger error than this is taken back.
-        newton_within: the distance to the equilibrium, in activities, from which on h grows
-            towards Newton's method.
+        error_tolerance: the error of a step that h aims for, relative to the largest activity.
+            Smaller follows the flow more closely, in more steps.
+        reject_above: a step with a larger error than this, likewise, is taken back.
+        newton_within: the distance to the equilibrium, likewise, from which on h grows towards
+            Newton's method.
         max_steps: rejected steps included.
         tolerance: largest residual that counts as converged; None: eps^(3/4) of the dtype.
     """
 
-    first_step: float = 1.0
-    error_tolerance: float = 0.03
-    reject_above: float = 0.15
+    first_step: float = 0.25
+    error_tolerance: float = 0.02
+    reject_above: float = 0.03
     newton_within: float = 0.1
     max_steps: int = 400
     tolerance: float | None = None
+    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))
@@ -109,17 +115,6 @@ class PseudoTransient:
                 f"reject_above must be at least error_tolerance, got {self.reject_above} < "
                 f"{self.error_tolerance}"
             )
-
-    def more_cautious(self) -> "PseudoTransient":
-        """The same with a fifteenth of the errors, in two to three times as many steps."""
-        return dataclasses.replace(
-            self,
-            first_step=self.first_step / 10,
-            error_tolerance=self.error_tolerance / 15,
-            reject_above=self.reject_above / 15,
-            newton_within=self.newton_within / 5,
-            max_steps=2 * self.max_steps,
-        )
 
     def solve(self, problem: Problem, y0: State, loop: Loop) -> Solved:
         """Step from y0 until every sample is at rest."""
@@ -149,9 +144,10 @@ class PseudoTransient:
         """Where a batch stands before its first step, see `proceed`."""
         tolerance = tolerance_of(self, problem, y0.dtype)
         state, slope, velocity, residual, remaining = problem.first_evaluations(y0, tolerance, loop)
-        time = jnp.zeros_like(remaining)
+        time, size = jnp.zeros_like(remaining), problem.layout.size
         return Progress(
             at=Iterate(state, velocity, slope, residual, remaining, time),
+            growth=Growth.begin(size(state + velocity), size(state), residual, jnp.float32),
             step_size=first,
             followed=jnp.full(first.shape, self.first_step, first.dtype),
             num_steps=jnp.zeros_like(first),
@@ -173,7 +169,7 @@ class PseudoTransient:
         tolerance = tolerance_of(self, problem, start.at.state.dtype)
 
         def moving(progress: Progress) -> Bool[Array, "*numbers"]:
-            going = ~at_rest_within(tolerance, progress.at)
+            going = ~at_rest_within(tolerance, problem, progress.at)
             return going if until is None else going & (progress.num_steps < until)
 
         def step(number: Array, progress: Progress) -> Progress:
@@ -192,6 +188,7 @@ class PseudoTransient:
             last.at.state,
             num_steps=last.num_steps,
             time=last.at.time,
-            finished=at_rest_within(tolerance, last.at),
+            finished=at_rest_within(tolerance, problem, last.at),
             residual=last.at.residual,
+            error=last.growth.error(),
         )

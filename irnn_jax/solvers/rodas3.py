@@ -19,7 +19,7 @@ class StepReport(NamedTuple):
 
     Attributes:
         error: of the embedded method of second order, in units of the activities.
-        ahead: how far the equilibrium still is, as far as the last step can tell.
+        ahead: how far the equilibrium still is, as far as the last step can tell, likewise.
         ratio: max|F(Y1)| / max|F(Y0)|.
         across_pole: the step leapt over a pole of ((2/h + 1) I - D A)^-1, so its direction along
             some unstable mode is reversed.

@@ -82,11 +82,15 @@ class Objective:
         losses, usable, _ = self.of_samples(net, x, target)
         return losses, usable
 
+    def probe(self, net: NetworkLike, x: Array) -> AdjointReport:
+        """Zeros, through which the adjoint solves of a batch report."""
+        return adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
+
     def gradient_of_batch(
         self, net: NetworkLike, x: Array, target: Any
     ) -> tuple[Found, AdjointReport, Any]:
         """What is known of a batch, of its adjoint solves, and the gradient like `net`."""
-        probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
+        probe = self.probe(net, x)
         differentiate = jax.grad(self.of_batch, argnums=(0, 1), has_aux=True)
         (gradient, report), found = differentiate(net, probe, x, target)
         return found, report, gradient

@@ -60,7 +60,8 @@ class Metrics(NamedTuple):
         adjoint_residual: largest relative residual of the adjoint solves.
         adjoint_converged: fraction of the converged samples whose adjoint converged too; the
             others are left out of the gradient.
-        applied: False if the gradient was not finite; the step then took it for zero.
+        applied: False if the gradient was not finite, which the step then took for zero, or if the
+            parameters or the optimiser's state would not have been: these stayed as they were.
         rejected: True if the guard took the steps since its last look back.
         update_scale: the guard's factor on the optimiser's update.
         penalty: what the Jacobian penalty, times its weight, added to the loss that the gradient
@@ -95,7 +96,7 @@ def make_train_step(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
-    check_stability: bool = False,
+    check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     guard: Guard | None = Guard(),
     penalty: float | Array = 0.0,
@@ -105,7 +106,8 @@ def make_train_step(
     Args:
         loss: `loss(output, target)` of one sample -> a scalar, for instance `squared_error`. The
             step takes the mean over the samples that converged.
-        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation.
+        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation, those that ask for
+            `value`, `grad` or `value_fn` included (`optax.lbfgs`, `optax.contrib.reduce_on_plateau`).
         solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
@@ -151,8 +153,23 @@ def _step(
     grads, norm, applied = _finite_or_zero(grads)
     params: Any = state.net
     losses = functools.partial(objective.usable_losses, x=x, target=target)
-    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(
+        grads,
+        state.opt_state,
+        params,
+        # What line searches and schedules by the loss ask for; to others it is nothing.
+        value=found.loss + found.penalty,
+        grad=grads,
+        value_fn=lambda net: objective.of_batch(net, objective.probe(net, x), x, target)[0],
+    )
     net, guard_state, rejected, scale = _move(state, updates, guard, losses)
+    # An optimiser may divide zero by zero, for instance Adam without its eps.
+    finite = _all_finite((net, opt_state))
+    net, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (net, opt_state), (params, state.opt_state)
+    )
+    applied = applied & finite
     metrics = _metrics(
         found,
         report,
@@ -171,6 +188,11 @@ def _finite_or_zero(grads: Any) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]
     # A finite norm has finite squares, so that Adam's second moment stays finite too.
     applied = jnp.isfinite(norm)
     return jax.tree.map(lambda g: jnp.where(applied, g, 0), grads), norm, applied
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
 
 
 def _metrics(found: Found, report: AdjointReport, **update: Array) -> Metrics:
