@@ -98,6 +98,7 @@ def flow(form, name):
             max_steps=40_000,
             throw=False,
         )
+        assert found.ys is not None
         y = found.ys[-1]
         return y, jnp.max(jnp.abs(velocity(0.0, y, None)))
 
@@ -213,7 +214,9 @@ def counted(family, form, n, count, dtype, seed):
 
 
 def parsed():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", default=list(FAMILIES), help="families")
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
     parser.add_argument("--as", dest="forms", nargs="*", default=FORMS, choices=FORMS)

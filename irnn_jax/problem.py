@@ -108,7 +108,8 @@ class Problem(eqx.Module):
     `tolerance` is the largest residual that counts as converged, of each sample; None: the
     solver's. `contracts` says of each sample whether it is known to have one equilibrium only;
     None: of none. `scale` is the size of the state before it moves, which a residual is relative
-    to: residuals of firing rates in Hz are a thousand times those in kHz. `factorises` says whether a Newton step costs about as little as a few products.
+    to: residuals of firing rates in Hz are a thousand times those in kHz. `factorises` says whether
+    a Newton step costs about as little as a few products.
     """
 
     layout: ClassVar[Layout]

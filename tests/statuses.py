@@ -7,7 +7,7 @@ import numpy as np
 
 import irnn_jax as irnn
 
-CONVERGED, MAX_STEPS, UNSTABLE, LIMIT_CYCLE, NON_FINITE = irnn.Status
+CONVERGED, MAX_STEPS, UNSTABLE, LIMIT_CYCLE, NON_FINITE, SENSITIVE = irnn.Status
 
 
 def assert_status(result: irnn.Equilibrium, expected: int | Sequence[int]) -> None:

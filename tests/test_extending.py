@@ -174,6 +174,7 @@ class RankOneProblem(Problem):
     weights: RankOne
     tolerance: Any = None
     contracts: Any = None
+    scale: Any = None
     layout: ClassVar[Layout] = SAMPLES_FIRST
 
     def value(self, y: Any) -> Any:

@@ -283,3 +283,23 @@ def test_flags_are_true_and_gradients_finite(problem):
         # In the library's arithmetic the sum A y + b has its own rounding, and f a slope of 1/4.
         rounding = 4 * eps * (1 + np.max(np.abs(A) @ y + np.abs(drive)))
         assert np.max(np.abs(expit(A @ y + drive) - y)) <= eps**0.75 + rounding
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("n", [6, 28, 60, 140])
+def test_a_bad_neighbour_changes_no_more_than_rounding(n, bad):
+    rng = np.random.default_rng(n)
+    layer = irnn.Layer(
+        feedforward=jnp.asarray(rng.normal(size=(n, 9))),
+        lateral=jnp.asarray(rng.normal(size=(n, n)) * 4 / np.sqrt(n)),
+        bias=jnp.zeros(n),
+    )
+    net = irnn.Network(layers=(layer,))
+    x = rng.normal(size=(40, 9))
+    sick = x.copy()
+    sick[7] = bad
+    one, two = (irnn.equilibrium(net, jnp.asarray(v)) for v in (x, sick))
+    others = np.arange(40) != 7
+    change = np.abs(np.asarray(one.activities[0] - two.activities[0]))[others]
+    assert change.max() <= 64 * np.finfo(float).eps
+    np.testing.assert_array_equal(one.converged[others], two.converged[others])

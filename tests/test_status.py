@@ -115,6 +115,7 @@ def _record(status: Any, num_steps: Any, residual: Any) -> irnn.Equilibrium:
         num_steps=jnp.asarray(num_steps, jnp.int32),
         converged=status == CONVERGED,
         status=status,
+        sensitivity=jnp.ones(status.shape),
     )
 
 

@@ -47,9 +47,9 @@ def rightmost(
         rounding = 10 * float(jnp.finfo(start.dtype).eps) * size
         w, length = unit(jnp.where(layout.norm(w) > rounding, w, 0))
         basis = basis.at[jnp.minimum(k + 1, m - 1)].set(jnp.where(k + 1 < m, w, basis[m - 1]))
-        return basis, hessenberg.at[:, k].set(column[:m].at[jnp.minimum(k + 1, m - 1)].add(
-            jnp.where(k + 1 < m, length, 0)
-        ))
+        return basis, hessenberg.at[:, k].set(
+            column[:m].at[jnp.minimum(k + 1, m - 1)].add(jnp.where(k + 1 < m, length, 0))
+        )
 
     none = jnp.zeros((m, *start.shape), start.dtype)
     empty = jnp.zeros((m, m, *numbers.shape), start.dtype)

@@ -30,7 +30,9 @@ def spectral_abscissa(jacobian: Float[Array, "*batch n n"]) -> Float[Array, "*ba
 
 
 def unstable_by_matrix(
-    matrix: Float[Array, "n n *shared"], slope: Float[Array, "n batch"], asked: Bool[Array, "1 batch"]
+    matrix: Float[Array, "n n *shared"],
+    slope: Float[Array, "n batch"],
+    asked: Bool[Array, "1 batch"],
 ) -> Bool[Array, "1 batch"]:
     """Of the samples asked about, those whose J = D A has an eigenvalue of real part 1 or more.
 
@@ -53,8 +55,15 @@ def unstable_by_matrix(
     if n > EIGENVALUES_UP_TO:
         return run_if(
             jnp.any(left),
-            lambda left, matrix, slope: left
-            & ~(rightmost(lambda v: slope * multiply(matrix, v), some_vector(slope), NEURONS_FIRST) < 1),
+            lambda left, matrix, slope: (
+                left
+                & ~(
+                    rightmost(
+                        lambda v: slope * multiply(matrix, v), some_vector(slope), NEURONS_FIRST
+                    )
+                    < 1
+                )
+            ),
             left,
             matrix,
             slope,
@@ -87,9 +96,7 @@ def unstable_by_products(
     )
 
 
-def shrinks(
-    jacobian: Callable[[State], State], like: State, asked: Flags, layout: Layout
-) -> Flags:
+def shrinks(jacobian: Callable[[State], State], like: State, asked: Flags, layout: Layout) -> Flags:
     """Of the samples asked about, those in which products with J shrink a vector.
 
     The vector has a part in all directions. A part of more than what is left of it cannot be in

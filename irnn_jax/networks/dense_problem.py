@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from irnn_jax.activations import OF_ORDER_ONE, Activation, accurate_slope, is_arithmetic, value_and_slope
+from irnn_jax.activations import (
+    OF_ORDER_ONE,
+    Activation,
+    accurate_slope,
+    is_arithmetic,
+    value_and_slope,
+)
 from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
 from irnn_jax.iterations.near import Near, accelerate, merged

@@ -161,8 +161,8 @@ def follow_by_diffrax(
 ) -> tuple[State, Int[Array, ""], Float[Array, ""]]:
     """Run `diffrax.diffeqsolve` along the flow: the last iterate, the number of steps, the time.
 
-    Until max|F(Y)| of all samples is within the tolerance at Y; None takes all `max_steps` steps. What
-    diffrax thinks of the result is not asked: to it, reaching `max_time` is success.
+    Until max|F(Y)| of all samples is within the tolerance at Y; None takes all `max_steps` steps.
+    What diffrax thinks of the result is not asked: to it, reaching `max_time` is success.
     """
     layout = problem.layout
 
@@ -176,6 +176,7 @@ def follow_by_diffrax(
     def at_rest(t: Any, y: State, args: Problem, **kwargs: Any) -> Bool[Array, ""]:
         del kwargs
         # A residual of NaN ends the sample: nothing after it can be finite.
+        assert tolerance is not None
         return ~jnp.any(layout.size(velocity(t, y, args)) > tolerance(y))
 
     time = functools.partial(jnp.asarray, dtype=y0.dtype)

@@ -20,7 +20,7 @@ Numbers = Float[Array, "*numbers"]
 Flags = Bool[Array, "*numbers"]
 
 # Rejected ones included; and for how many time constants what goes in circles is followed.
-MAX_STEPS, LONGEST_CYCLE = 10_000, 300.0
+MAX_STEPS, LONGEST_CYCLE = 10_000, 1000.0
 # The stages of Dormand and Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl.
 # Math. 6 (1980); the last one is at the end of the step. And their error.
 STAGES = np.array(
@@ -34,9 +34,7 @@ STAGES = np.array(
         [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0],
     ]
 )
-ERROR = np.array(
-    [71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40]
-)
+ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 # The products that follow a disturbance through a step, and the longest for which they do.
 PRODUCTS, LONGEST = 5, 2.5
 # A velocity that is nothing but rounding, in roundings of the state.
@@ -179,9 +177,9 @@ def _step(problem: Problem, way: Way, going: Flags, precision: Numbers, within: 
 def _carried(
     problem: Problem, state: State, v: State, h: Numbers
 ) -> tuple[State, Numbers, Numbers]:
-    """exp(h (J - I)) v by Taylor's series, of length one; the log of what that was, and |(J - I) v|.
+    """exp(h (J - I)) v by Taylor's series, and the log of its length, of a v of length one.
 
-    Of a v of length one.
+    It comes back with length one too; the third is |(J - I) v|.
     """
     product, norm = problem.linearise(state).product(False), problem.layout.norm
 

@@ -12,7 +12,6 @@ from irnn_jax.iterations.near import Near
 from irnn_jax.problem import Coarse, Problem, State, default_tolerance
 from irnn_jax.solvers.base import (
     Solved,
-    Solver,
     check_positive,
     solved_at,
     tolerance_at,
@@ -102,9 +101,7 @@ class Exponential:
             error=motion.growth.error(),
         )
 
-    def _follow(
-        self, problem: Problem, y0: State, loop: Loop
-    ) -> Motion:
+    def _follow(self, problem: Problem, y0: State, loop: Loop) -> Motion:
         """The flow until each sample settles."""
         # Steps with an error of a hundredth need no more than single precision.
         coarse = problem.coarse(y0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, check_positive, solved_at
+from irnn_jax.solvers.base import Solved, check_positive, solved_at
 from irnn_jax.solvers.growth import Growth
 from irnn_jax.solvers.pseudo_transient import Progress, PseudoTransient
 from irnn_jax.solvers.rodas3 import iterate

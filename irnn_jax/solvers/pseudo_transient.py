@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, check_positive, solved_at, tolerance_of
+from irnn_jax.solvers.base import Solved, check_positive, solved_at, tolerance_of
 from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE, FollowThenNewton
 from irnn_jax.solvers.growth import Growth
 from irnn_jax.solvers.rodas3 import Iterate, rodas3

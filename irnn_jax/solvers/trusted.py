@@ -80,8 +80,10 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     smallest = max(SMALLEST, 8 * float(jnp.finfo(y0.dtype).eps))
 
     def closely(way: Way, *given: Any) -> Way:
-        def few(way: Way, problem: Problem, *numbers: Any) -> Way:
-            return follow(way, problem, *numbers, loop)
+        def few(
+            way: Way, problem: Problem, going: Flags, within: Numbers, precision: Numbers
+        ) -> Way:
+            return follow(way, problem, going, within, precision, loop)
 
         return problem.run_for(few, given[1], way, *given)
 
@@ -135,7 +137,8 @@ def _merged(before: Solved, found: Solved, way: Way, going: Flags, first: Array)
     later = going & ~first
     merged = found._replace(
         time=jnp.where(later, way.time, found.time).astype(found.time.dtype),
-        num_steps=before.num_steps + found.num_steps
+        num_steps=before.num_steps
+        + found.num_steps
         + jnp.where(later, way.num_steps, 0).astype(jnp.int32),
         sensitivity=jnp.where(later, jnp.exp(way.most), found.sensitivity),
     )

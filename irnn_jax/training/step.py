@@ -106,8 +106,8 @@ def make_train_step(
     Args:
         loss: `loss(output, target)` of one sample -> a scalar, for instance `squared_error`. The
             step takes the mean over the samples that converged.
-        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation, those that ask for
-            `value`, `grad` or `value_fn` included (`optax.lbfgs`, `optax.contrib.reduce_on_plateau`).
+        optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation, those that ask
+            for `value`, `grad` or `value_fn` included, for instance `optax.lbfgs`.
         solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.

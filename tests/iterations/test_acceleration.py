@@ -21,6 +21,10 @@ def test_small_numbers_in_float32(scale, layout):
         return states.T if layout.neurons else states
 
     found = Acceleration(max_steps=60)(
-        lambda w: turned(rhs + matrix @ turned(w)), turned(rhs), 1e-5 * scale, layout, Plain()
+        lambda w: turned(rhs + matrix @ turned(w)),
+        turned(rhs),
+        lambda w: 1e-5 * scale,
+        layout,
+        Plain(),
     )
     assert np.all(max_norm(found.velocity, axis=layout.neurons) <= 1e-5 * scale)

@@ -151,7 +151,9 @@ RULE = [
 def test_step_sizes_follow_the_rule(h, error, ahead, ratio, pole, kept, next_h, state):
     rule = FollowThenNewton(error_tolerance=0.05, reject_above=0.2, newton_within=0.1)
     report = StepReport(*map(jnp.asarray, (error, ahead, ratio, pole > 0)))
-    keep, h, followed = rule.next_step_size(report, jnp.asarray(h), jnp.asarray(3.0))
+    keep, h, followed = rule.next_step_size(
+        report, jnp.asarray(1.0), jnp.asarray(h), jnp.asarray(3.0)
+    )
     assert bool(keep) is kept
     np.testing.assert_allclose(h, next_h, rtol=1e-14)
     np.testing.assert_allclose(followed, state, rtol=1e-14)
@@ -164,6 +166,6 @@ def test_a_step_without_error_has_a_derivative():
     def next_h(error):
         zero = jnp.asarray(0.0)
         report = StepReport(error, zero, zero, jnp.asarray(False))
-        return rule.next_step_size(report, jnp.asarray(3.0), jnp.asarray(3.0))[1]
+        return rule.next_step_size(report, jnp.asarray(1.0), jnp.asarray(3.0), jnp.asarray(3.0))[1]
 
     assert jax.grad(next_h)(0.0) == 0

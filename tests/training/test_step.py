@@ -275,3 +275,45 @@ def test_xor_is_beyond_a_layer_without_recurrent_weights():
     # 1/4 is what the constant answer 1/2 costs, and the best that one neuron can do.
     errors = _train_xor(recurrent=False, num_steps=1000)
     assert np.all(errors > 0.2)
+
+
+# --- any optimiser of optax ---------------------------------------------------------------------
+
+ANY = {
+    "adam without eps": optax.adam(1e-2, eps=0.0),
+    "rmsprop without eps": optax.rmsprop(1e-2, eps=0.0),
+    "normalised": optax.chain(optax.normalize_by_update_norm(), optax.sgd(1e-2)),
+    "lbfgs": optax.lbfgs(),
+    "polyak": optax.polyak_sgd(max_learning_rate=0.1),
+    "plateau": optax.chain(optax.sgd(1e-2), optax.contrib.reduce_on_plateau(patience=1)),
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_parameters_stay_numbers_with_any_optimiser(name):
+    optimizer = ANY[name]
+    step = irnn.make_train_step(irnn.squared_error, optimizer)
+    start = irnn.TrainState.create(irnn.init(jax.random.key(0), sizes=(3, 4, 2)), optimizer)
+    target = jnp.full((5, 2), 0.3)
+    # A first batch without one usable sample, and some that can be learnt.
+    state, metrics = step(start, (jnp.full((5, 3), jnp.nan), target))
+    assert metrics.converged == 0
+    losses = []
+    for _ in range(5):
+        state, metrics = step(state, (jnp.ones((5, 3)), target))
+        losses.append(float(metrics.loss))
+    for leaf in jax.tree.leaves((state.net, state.opt_state)):
+        assert np.all(np.isfinite(np.asarray(leaf, float)))
+    assert np.all(np.isfinite(losses))
+    assert metrics.applied
+    assert losses[-1] < losses[0]
+
+
+def test_what_would_not_be_a_number_is_not_taken_and_counted():
+    optimizer = optax.adam(1e-2, eps=0.0)
+    step = irnn.make_train_step(irnn.squared_error, optimizer)
+    start = irnn.TrainState.create(irnn.init(jax.random.key(0), sizes=(3, 4, 2)), optimizer)
+    state, metrics = step(start, (jnp.full((5, 3), jnp.nan), jnp.full((5, 2), 0.3)))
+    assert not metrics.applied
+    for a, b in zip(*map(jax.tree.leaves, (state.net, start.net)), strict=True):
+        np.testing.assert_array_equal(a, b)

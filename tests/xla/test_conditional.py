@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from irnn_jax.linalg.spectrum import find_unstable
+from irnn_jax.linalg.spectrum import unstable_by_matrix
 from irnn_jax.xla.conditional import run_if
 
 
@@ -25,8 +25,12 @@ def test_eigenvalues_stay_inside_the_loop():
     """Of a batch that needs none: their computation is no part of what runs in any case."""
     # On a CPU, where they have the name of LAPACK's kernel.
     with jax.default_device(jax.devices("cpu")[0]):
-        jacobians, asked = jnp.zeros((12, 6, 7, 7)), jnp.ones((12, 6), bool)
-        compiled = jax.jit(jax.vmap(find_unstable)).lower(jacobians, asked).compile()
+        matrices, slopes, asked = (
+            jnp.zeros((12, 7, 7, 6)),
+            jnp.ones((12, 7, 6)),
+            jnp.ones((12, 1, 6), bool),
+        )
+        compiled = jax.jit(jax.vmap(unstable_by_matrix)).lower(matrices, slopes, asked).compile()
     program = str(compiled.as_text())
     always = program[program.index("ENTRY") :]
     assert "geev" in program
