@@ -30,6 +30,7 @@ from irnn_jax.xla.tuning import (
     UNROLL_SHARED_UP_TO,
     UNROLL_UP_TO,
 )
+from irnn_jax.xla.varying import vary, varying_axes
 
 
 class Inverse(eqx.Module):
@@ -167,6 +168,7 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
         return (jnp.concatenate([above, below]), positive == first.positive), None
 
     start = (_of_even_size(matrix), jnp.ones(matrix.shape[2:], bool))
+    start = vary(start, varying_axes(matrix))
     # A scan, not a fori_loop, so that reverse mode (second derivatives) goes through.
     (inverse, positive), _ = jax.lax.scan(two, start, length=(n + 1) // 2)
     return Inverse(inverse=inverse[:n, :n], positive=positive)

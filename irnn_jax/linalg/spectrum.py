@@ -118,7 +118,7 @@ def shrinks(jacobian: Callable[[State], State], like: State, asked: Flags, layou
 
 def some_vector(like: State) -> State:
     """Numbers between -1 and 1 without a pattern, the same ones each time."""
-    number = jnp.arange(like.size, dtype=jnp.float32).reshape(like.shape)
+    number = 1 + jnp.arange(like.size, dtype=jnp.float32).reshape(like.shape)
     vector = jnp.sin(12.9898 * number + 78.233 * jnp.sin(number)).astype(like.dtype)
     return vary(vector, varying_axes(like))
 

@@ -226,15 +226,16 @@ class CellLinearisation(Linearisation):
         def flat(y: State) -> State:
             return self.kind.flat(self.inputs, y)
 
+        backward = transposed or "custom_vjp_call" in operations(jax.make_jaxpr(flat)(self.y).jaxpr)
+        if not backward:
+            return canonical(jax.linearize(flat, self.y)[1], self.y)
         _, pullback = jax.vjp(flat, self.y)
         if transposed:
             return canonical(lambda w: pullback(w)[0], self.y)
-        if "custom_vjp_call" in operations(jax.make_jaxpr(flat)(self.y).jaxpr):
-            # A cell that has no forward mode: J is the transpose of J^T, which is linear in w, so
-            # that its own pullback is J at any w.
-            _, push = jax.vjp(lambda w: pullback(w)[0], jnp.zeros_like(self.y))
-            return canonical(lambda v: push(v)[0], self.y)
-        return canonical(jax.linearize(flat, self.y)[1], self.y)
+        # A cell that has no forward mode: J is the transpose of J^T, which is linear in w, so that
+        # its own pullback is J at any w.
+        _, push = jax.vjp(lambda w: pullback(w)[0], jnp.zeros_like(self.y))
+        return canonical(lambda v: push(v)[0], self.y)
 
 
 def _solve_by_products(transposed: bool, kind: Any, inputs: Any, states: Array) -> Array:

@@ -99,6 +99,11 @@ def follows_flow(solver: Solver) -> bool:
     return getattr(solver, "follows_flow", False)
 
 
+def always_goes_on(solver: Solver) -> bool:
+    """Whether a sample that took all its steps is followed closely, and not left to the caller."""
+    return getattr(solver, "always_goes_on", False)
+
+
 Solve = TypeVar("Solve", bound=Callable[..., Solved])
 
 

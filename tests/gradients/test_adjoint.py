@@ -44,7 +44,10 @@ def pitchfork() -> irnn.Network:
 
 def test_a_singular_adjoint_is_left_out_and_reported():
     net, x = pitchfork(), jnp.array([[0.0], [1.0], [0.5]])
-    gradient, report = _report(net, x, activation=jnp.tanh, solver=irnn.PseudoTransient())
+    # Neither attracting nor repelling: it only counts where that is not asked.
+    gradient, report = _report(
+        net, x, activation=jnp.tanh, solver=irnn.PseudoTransient(), check_stability=False
+    )
     np.testing.assert_array_equal(report.failed, [1, 0, 0])
     assert not report.residual[0] <= 1e-8
     assert np.all(report.residual[1:] < 1e-14)
@@ -185,7 +188,13 @@ def test_throw_changes_nothing_where_a_cell_is_well():
 def test_throw_raises_where_an_adjoint_fails():
     with pytest.raises(RuntimeError, match="adjoint"):
         jax.block_until_ready(
-            _report(pitchfork(), jnp.zeros((1, 1)), activation=jnp.tanh, throw=True)
+            _report(
+                pitchfork(),
+                jnp.zeros((1, 1)),
+                activation=jnp.tanh,
+                throw=True,
+                check_stability=False,
+            )
         )
     with pytest.raises(RuntimeError, match="adjoint"):
         jax.block_until_ready(_cell_report(irnn.Exact(linear_solver=ONE_STEP), throw=True))

@@ -23,6 +23,7 @@ from tests.problems import (
     squared_error,
     targets,
 )
+from tests.statuses import UNSTABLE, assert_status
 
 # --- init ---------------------------------------------------------------------------------------
 
@@ -290,7 +291,9 @@ def test_an_equilibrium_at_which_nothing_stays_is_not_stable():
         feedforward=jnp.ones((1, 1)), lateral=jnp.full((1, 1), 2.0), bias=jnp.zeros(1)
     )
     net, x = irnn.Network(layers=(layer,)), jnp.zeros(1)
-    assert irnn.equilibrium(net, x, activation=jnp.tanh).converged
+    found = irnn.equilibrium(net, x, activation=jnp.tanh)
+    assert_status(found, UNSTABLE)
+    assert irnn.equilibrium(net, x, activation=jnp.tanh, check_stability=False).converged
     found = irnn.stability(net, x, activation=jnp.tanh)
     assert (float(found.abscissa), float(found.rate)) == (2.0, -1.0)
     assert not found.is_stable
