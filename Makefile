@@ -13,9 +13,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Equilibria, gradients and adjoints of every kind, and what rests on the rounding of the programs that
 # users get: compiled as for them.
 AS_USED := $(addprefix tests/,data/test_oscillator_data.py gradients/test_adjoint.py \
-	gradients/test_gradients.py iterations/test_stationary.py networks/test_contraction.py \
-	networks/test_wide.py solvers/test_solvers.py solvers/test_trusted.py solvers/test_tolerance.py \
-	test_oracle.py)
+	gradients/test_gradients.py solvers/test_solvers.py solvers/test_tolerance.py test_oracle.py)
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

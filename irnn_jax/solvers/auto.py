@@ -32,8 +32,7 @@ class Auto:
     """
 
     tolerance: float | None = None
-    follows_flow: ClassVar[bool] = True
-    always_goes_on: ClassVar[bool] = True
+    makes_sure: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(tolerance=self.tolerance)

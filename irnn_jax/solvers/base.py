@@ -94,14 +94,9 @@ class Solver(Protocol):
         ...
 
 
-def follows_flow(solver: Solver) -> bool:
-    """Whether its errors are controlled, so that it ends where the flow does unless it says so."""
-    return getattr(solver, "follows_flow", False)
-
-
-def always_goes_on(solver: Solver) -> bool:
-    """Whether a sample that took all its steps is followed closely, and not left to the caller."""
-    return getattr(solver, "always_goes_on", False)
+def makes_sure(solver: Solver) -> bool:
+    """Whether the flow is followed closely where the solver cannot be sure (`Auto`)."""
+    return getattr(solver, "makes_sure", False)
 
 
 Solve = TypeVar("Solve", bound=Callable[..., Solved])

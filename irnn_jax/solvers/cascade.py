@@ -60,11 +60,6 @@ class Cascade:
         return self.solvers[0].tolerance
 
     @property
-    def follows_flow(self) -> bool:
-        """Whether all of them do."""
-        return all(getattr(solver, "follows_flow", False) for solver in self.solvers)
-
-    @property
     def own_time(self) -> bool:
         """Whether one of them follows each sample in a time of its own, as diffrax does."""
         return any(getattr(solver, "own_time", False) for solver in self.solvers)

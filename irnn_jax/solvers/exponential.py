@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,6 @@ class Exponential:
     accelerate_within: float = 0.02
     max_steps: int = 100
     tolerance: float | None = None
-    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))

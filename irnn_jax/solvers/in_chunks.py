@@ -1,7 +1,7 @@
 """Large batches, a part of them at a time, so that the slowest sample keeps few others waiting."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,6 @@ class InChunks:
     solver: Any = PseudoTransient()
     width: int = 64
     first_steps: int = 7
-    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(width=self.width, first_steps=self.first_steps)

@@ -1,7 +1,7 @@
 """Most steps in float32, the last ones in float64."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -28,7 +28,6 @@ class MixedPrecision:
     """
 
     solver: Any = PseudoTransient()
-    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         if not isinstance(self.solver, PseudoTransient | InChunks):

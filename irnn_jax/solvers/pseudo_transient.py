@@ -11,7 +11,7 @@ only count the steps, and its loop costs a fifth of the compilation of a gradien
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,6 @@ class PseudoTransient:
     newton_within: float = 0.1
     max_steps: int = 400
     tolerance: float | None = None
-    follows_flow: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**dataclasses.asdict(self))

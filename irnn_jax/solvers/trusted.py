@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, always_goes_on, follows_flow
+from irnn_jax.solvers.base import Solved, Solver, makes_sure
 from irnn_jax.solvers.closely import Way, begin, follow
 from irnn_jax.solvers.judge import converged, judged
 from irnn_jax.status import Status
@@ -51,9 +51,8 @@ def solve_trusted(
 ) -> Solved:
     """What the solver finds, believed only where it cannot have been led astray.
 
-    Of a solver that follows the flow: what ended where the flow would not stay, or passed where
-    small errors become large ones, is followed closely (with `Auto` what did not converge too),
-    until an equilibrium is near, which the solver then finds from there. One that is far from
+    With `Auto`, what did not converge, ended where the flow would not stay, or passed where small
+    errors become large ones, is followed closely, until an equilibrium is near, which the solver then finds from there. One that is far from
     there, or at which the flow would not stay, is not the flow's: it is followed on, until it is a
     hundred times as near. Where not even that can tell, the sample is flagged as sensitive.
 
@@ -62,20 +61,20 @@ def solve_trusted(
 
     def attempt(start: State) -> Solved:
         solved = judged(solver, problem, solver.solve(problem, start, loop))
-        if not stable and not follows_flow(solver):
+        if not stable and not makes_sure(solver):
             return solved
         frozen, state = jax.lax.stop_gradient((problem, solved.state))
         unstable = frozen.unstable(state, converged(solved))
         return _with_status(solved, unstable, Status.UNSTABLE)
 
-    if follows_flow(solver) and loop.skips:
-        solved = _attempts(attempt, problem, y0, loop, always_goes_on(solver))
+    if makes_sure(solver) and loop.skips:
+        solved = _attempts(attempt, problem, y0, loop)
     else:
         solved = attempt(y0)
     return solved if stable else _with_status(solved, _at_unstable(solved), Status.CONVERGED)
 
 
-def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop, goes_on: bool) -> Solved:
+def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     size = problem.layout.size
     smallest = max(SMALLEST, 8 * float(jnp.finfo(y0.dtype).eps))
 
@@ -110,8 +109,7 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop, goes_on: bo
         found = _with_status(found, tie, Status.SENSITIVE)
         cycles = (found.status == Status.LIMIT_CYCLE) & (found.time >= LONG)
         hopeless = (found.status == Status.NON_FINITE) | cycles
-        begun = unsure | _at_unstable(found) | (~ok & ~hopeless & goes_on)
-        on = jnp.where(first, begun, again | (~ok & ~tie & followed.settling))
+        on = jnp.where(first, unsure | (~ok & ~hopeless), again | (~ok & ~tie & followed.settling))
         anew = first | again
         fresh = begin(y0, size(y0))
         return Attempt(
