@@ -52,9 +52,10 @@ def solve_trusted(
     """What the solver finds, believed only where it cannot have been led astray.
 
     With `Auto`, what did not converge, ended where the flow would not stay, or passed where small
-    errors become large ones, is followed closely, until an equilibrium is near, which the solver then finds from there. One that is far from
-    there, or at which the flow would not stay, is not the flow's: it is followed on, until it is a
-    hundred times as near. Where not even that can tell, the sample is flagged as sensitive.
+    errors become large ones, is followed closely, until an equilibrium is near, which the solver
+    then finds from there. One that is far from there, or at which the flow would not stay, is not
+    the flow's: it is followed on, until it is a hundred times as near. Where not even that can
+    tell, the sample is flagged as sensitive.
 
     With `stable` an equilibrium that the flow leaves does not count, even if it led there.
     """
