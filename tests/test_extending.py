@@ -15,7 +15,7 @@ from irnn_jax.gradients.base import relative_residual
 from irnn_jax.implicit import Method, solve_implicitly
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
 from irnn_jax.problem import Linearisation, Problem
-from irnn_jax.solvers.base import Solved, solved_at, tolerance_of
+from irnn_jax.solvers.base import Solved, solved_at, tolerance_at
 from irnn_jax.xla.loops import Loop, Plain
 from tests.problems import (
     DIFFERENCES,
@@ -43,11 +43,10 @@ class Damped:
     tolerance: float | None = None
 
     def solve(self, problem: Problem, y0: Any, loop: Loop) -> Solved:
-        enough = tolerance_of(self, problem, y0.dtype)
         size = problem.layout.size
 
         def moving(carry: Any) -> Any:
-            return size(carry[1]) > enough
+            return size(carry[1]) > tolerance_at(self, problem, carry[0])
 
         def advance(number: Any, carry: Any) -> Any:
             y, velocity, steps = carry
