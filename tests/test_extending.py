@@ -61,7 +61,7 @@ class Damped:
             problem,
             y,
             num_steps=steps,
-            finished=~(size(velocity) > enough),
+            finished=~(size(velocity) > tolerance_at(self, problem, y)),
             residual=size(velocity),
         )
 
