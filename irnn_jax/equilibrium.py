@@ -11,7 +11,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from irnn_jax.activations import Activation, check_elementwise
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
-from irnn_jax.implicit import AdjointReport, Method, solve_implicitly
+from irnn_jax.implicit import (
+    AdjointFailure,
+    AdjointReport,
+    Method,
+    asked_for,
+    solve_implicitly,
+)
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.dense import (
     Network,
@@ -83,6 +89,7 @@ def equilibrium(
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
+    adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
     """The equilibrium Y = f(A Y + b(x)) that the flow from Y = 0 reaches (eqs. 3, 7, 8).
@@ -103,6 +110,10 @@ def equilibrium(
         tolerance: largest residual that counts as converged, in place of the solver's; may be
             traced, so that runs under `jax.vmap` can each have their own.
         throw: raise (at run time) if a sample, or its adjoint, does not converge.
+        adjoint_failure: the gradient of a converged sample whose adjoint does not converge (next to
+            a fold, say): "zero"; "nan"; or "warn", zero with a `RuntimeWarning`, unless a `probe`
+            reports it. JAX can neither export a program that may warn, nor keep it in its
+            compilation cache: with a batch of any size, and with a cache, there is no warning.
         probe: see `adjoint_probe`, of shape (...).
 
     Raises:
@@ -122,6 +133,7 @@ def equilibrium(
         gradient=gradient,
         throw=throw,
         stable=check_stability,
+        adjoint_failure=asked_for(adjoint_failure, probe),
     )
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
@@ -161,6 +173,7 @@ def apply(
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
+    adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
 ) -> Float[Array, "*batch outputs"]:
     """The output layer's activities at equilibrium: x (..., inputs) -> (..., outputs).
@@ -176,6 +189,7 @@ def apply(
         check_stability=check_stability,
         tolerance=tolerance,
         throw=throw,
+        adjoint_failure=adjoint_failure,
         probe=probe,
     )
     return result.activities[-1]

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
-from irnn_jax.implicit import AdjointReport, Method, solve_implicitly
+from irnn_jax.implicit import (
+    AdjointFailure,
+    AdjointReport,
+    Method,
+    asked_for,
+    solve_implicitly,
+)
 from irnn_jax.networks.cell_problem import CellKind, StateShape
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.xla.promotion import with_default_promotion
@@ -34,6 +40,7 @@ def fixed_point(
     gradient: Gradient = Exact(),
     check_stability: bool = True,
     throw: bool = False,
+    adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
     """The equilibrium y = cell(params, y, x) that the flow from y0 reaches.
@@ -63,6 +70,7 @@ def fixed_point(
         check_stability: whether an equilibrium that the flow would leave counts as not converged;
             by products, an estimate. See `equilibrium`.
         throw: raise (at run time) if an equilibrium, or its adjoint, does not converge.
+        adjoint_failure: see `equilibrium`.
         probe: see `adjoint_probe`, with leaves (), or (batch,).
 
     Returns:
@@ -97,7 +105,12 @@ def fixed_point(
         joins=not getattr(solver, "own_time", False),
     )
     method = Method(
-        kind=kind, solver=solver, gradient=gradient, throw=throw, stable=check_stability
+        kind=kind,
+        solver=solver,
+        gradient=gradient,
+        throw=throw,
+        stable=check_stability,
+        adjoint_failure=asked_for(adjoint_failure, probe),
     )
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))
     shape = () if batch is None else (batch,)

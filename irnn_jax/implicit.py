@@ -9,7 +9,7 @@ itself differentiable in reverse mode and second derivatives are exact.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -25,8 +25,15 @@ from irnn_jax.solvers.trusted import solve_trusted
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.trace import trace_once
 from irnn_jax.xla.varying import vary, varying_axes
+from irnn_jax.xla.warn import warn_where
 
 ADJOINT_FAILED = "the adjoint solve of an equilibrium did not converge"
+LEFT_OUT = (
+    "irnn_jax: {count} sample(s) left out of a gradient, since "
+    + ADJOINT_FAILED
+    + " (pass probe= to see which, or adjoint_failure='zero', 'nan')"
+)
+AdjointFailure = Literal["warn", "zero", "nan"]
 
 
 @runtime_checkable
@@ -56,6 +63,8 @@ class Method:
 
     Attributes:
         stable: whether an equilibrium that the flow would leave counts as not converged.
+        adjoint_failure: what becomes of a sample's gradient that cannot be had: zero, with a
+            warning or without, or NaN.
     """
 
     kind: Kind
@@ -63,6 +72,7 @@ class Method:
     gradient: Gradient
     throw: bool = False
     stable: bool = True
+    adjoint_failure: AdjointFailure = "warn"
 
     def __post_init__(self):
         # A class has the methods too: `solver=Picard`, without parentheses, is a likely slip.
@@ -70,6 +80,10 @@ class Method:
             raise ValueError(f"solver must be one of the solvers, got {self.solver!r}")
         if not isinstance(self.gradient, Gradient) or isinstance(self.gradient, type):
             raise ValueError(f"gradient must be one of the gradients, got {self.gradient!r}")
+        if self.adjoint_failure not in get_args(AdjointFailure):
+            raise ValueError(
+                f"adjoint_failure must be 'warn', 'zero' or 'nan', got {self.adjoint_failure!r}"
+            )
 
 
 class AdjointReport(NamedTuple):
@@ -85,6 +99,11 @@ class AdjointReport(NamedTuple):
 
     residual: Float[Array, "*batch"]
     failed: Float[Array, "*batch"]
+
+
+def asked_for(failure: AdjointFailure, probe: AdjointReport | None) -> AdjointFailure:
+    """Whoever asks for a report by a probe needs no warning."""
+    return "zero" if failure == "warn" and probe is not None else failure
 
 
 def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
@@ -130,6 +149,10 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
     w = jnp.where(usable & adjoint.converged, adjoint.state, 0)
     if method.throw:
         w = eqx.error_if(w, failed, ADJOINT_FAILED)
+    elif method.adjoint_failure == "nan":
+        w = jnp.where(failed, jnp.nan, w)
+    elif method.adjoint_failure == "warn":
+        warn_where(jax.lax.stop_gradient(failed), LEFT_OUT)
     report = AdjointReport(
         residual=jax.lax.stop_gradient(jnp.where(usable, adjoint.residual, 0)).reshape(-1),
         failed=failed.astype(w.dtype).reshape(-1),

@@ -14,7 +14,8 @@ from irnn_jax.gradients import Adjoint
 from irnn_jax.gradients.base import relative_residual
 from irnn_jax.implicit import Method, solve_implicitly
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
-from irnn_jax.problem import Linearisation, Problem
+from irnn_jax.linearisation import Linearisation
+from irnn_jax.problem import Problem
 from irnn_jax.solvers.base import Solved, solved_at, tolerance_at
 from irnn_jax.xla.loops import Loop, Plain
 from tests.problems import (

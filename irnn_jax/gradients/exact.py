@@ -7,7 +7,7 @@ import lineax as lx
 
 from irnn_jax.gradients.base import Adjoint, relative_residual
 from irnn_jax.gradients.linear_solve import solve_linear
-from irnn_jax.problem import Linearisation, State
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.xla.loops import Loop, Plain
 
 

@@ -6,7 +6,7 @@ import jax
 import lineax as lx
 
 from irnn_jax.linalg.by_products import solve_with_lineax
-from irnn_jax.problem import Linearisation, State
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.xla.promotion import with_default_promotion
 
 

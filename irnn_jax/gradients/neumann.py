@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from irnn_jax.gradients.base import Adjoint, relative_residual
-from irnn_jax.problem import Linearisation, State
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.xla.loops import Loop, Plain
 
 

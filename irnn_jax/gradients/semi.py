@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from irnn_jax.gradients.base import Adjoint
-from irnn_jax.problem import Linearisation, State
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.xla.loops import Loop, Plain
 
 

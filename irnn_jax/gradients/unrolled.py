@@ -3,7 +3,7 @@
 import dataclasses
 
 from irnn_jax.gradients.base import Adjoint
-from irnn_jax.problem import Linearisation, State
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.xla.loops import Differentiable, Loop
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.linalg.by_products import solve_by_products
 from irnn_jax.linalg.layout import SAMPLES_FIRST, Layout
-from irnn_jax.problem import Linearisation, Problem
+from irnn_jax.linearisation import Linearisation
+from irnn_jax.problem import Problem
 from irnn_jax.xla.convolutions import canonical
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.rewrite import operations

@@ -23,8 +23,8 @@ from irnn_jax.iterations.hammerstein import Hammerstein, affine, chunk_width
 from irnn_jax.iterations.refinement import iterate_refined
 from irnn_jax.linalg.dense import factorize, lapack, multiply, product
 from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
+from irnn_jax.linearisation import Linearisation, State
 from irnn_jax.networks.dense import feedforward_mask
-from irnn_jax.problem import Linearisation, State
 from irnn_jax.xla.batch_last import batch_last
 from irnn_jax.xla.chunks import map_chunks_where_it_pays
 from irnn_jax.xla.conditional import run_if

@@ -20,12 +20,13 @@ from irnn_jax.iterations.chord import Chord, unknown_chord
 from irnn_jax.iterations.hammerstein import Hammerstein, chunk_width
 from irnn_jax.iterations.near import Near, accelerate, merged
 from irnn_jax.iterations.refinement import iterate_refined
-from irnn_jax.linalg.dense import Blocks, Inverse, Lapack, factorize, multiply
-from irnn_jax.linalg.krylov import gmres
+from irnn_jax.linalg.dense import factorize, multiply
 from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
 from irnn_jax.linalg.spectrum import unstable_by_matrix
+from irnn_jax.linearisation import DampedSystem
 from irnn_jax.networks.dense_linearisation import DenseLinearisation
-from irnn_jax.problem import Coarse, DampedSystem, Problem, default_tolerance
+from irnn_jax.networks.dense_systems import ScaledSystem, WideSystem
+from irnn_jax.problem import Coarse, Problem, default_tolerance
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
 from irnn_jax.xla.loops import Loop
 from irnn_jax.xla.precision import in_precision
@@ -257,46 +258,3 @@ def _contracted(
     # What is at rest in float32 need not be at rest.
     size = jnp.maximum(layout.size(velocity), float(jnp.finfo(jnp.float32).eps))
     return state, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)
-
-
-class ScaledSystem(eqx.Module):
-    """A factorised matrix times a number for each sample."""
-
-    factors: Inverse | Blocks | Lapack
-    scale: Numbers
-    is_iterative: ClassVar[bool] = False
-
-    def solve(self, rhs: State) -> State:
-        """Solve scale M x = rhs."""
-        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
-
-    def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
-        """The scale is positive, and does not change the sign."""
-        return self.factors.determinant_is_positive()[None]
-
-
-class WideSystem(eqx.Module):
-    """scale I - D A for a batch of wide systems, by products with the matrices alone."""
-
-    matrix: Float[Array, "n n *shared"]
-    slope: State
-    scale: Numbers
-    tolerance: float = eqx.field(static=True)
-    is_iterative: ClassVar[bool] = True
-
-    def solve(self, rhs: State) -> State:
-        """Solve (scale I - D A) x = rhs by GMRES, whose products are one with a shared matrix."""
-
-        def operator(v: State) -> State:
-            return self.scale * v - self.slope * multiply(self.matrix, v)
-
-        def solve(operator: Callable[[State], State], rhs: State) -> State:
-            return gmres(operator, rhs, self.tolerance, NEURONS_FIRST)
-
-        # JAX's rule for a linear solve differentiates the system, and never how it is solved.
-        rhs = rhs.astype(jnp.float32)
-        return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
-
-    def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
-        """Nothing is known of the determinant."""
-        return jnp.ones_like(self.scale, bool)

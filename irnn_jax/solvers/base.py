@@ -73,6 +73,20 @@ def solved_at(
     )
 
 
+def unsolved(state: State, like: Array) -> Solved:
+    """The record of a batch that no solver has seen; `like` is one number a sample."""
+    zeros = jnp.zeros_like(like)
+    return Solved(
+        state=state,
+        residual=jnp.full_like(like, jnp.inf),
+        num_steps=zeros.astype(jnp.int32),
+        time=zeros,
+        finished=jnp.ones(like.shape, bool),
+        error=zeros,
+        sensitivity=jnp.ones_like(like),
+    )
+
+
 @runtime_checkable
 class Solver(Protocol):
     """How to reach the equilibrium: a frozen, keyword-only, hashable dataclass.

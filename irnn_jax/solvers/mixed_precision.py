@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from irnn_jax.problem import Problem, State, default_tolerance
-from irnn_jax.solvers.base import Solved
+from irnn_jax.solvers.base import Solved, unsolved
 from irnn_jax.solvers.follow_then_newton import NEWTON_STEP_SIZE
 from irnn_jax.solvers.in_chunks import InChunks
 from irnn_jax.solvers.pseudo_transient import PseudoTransient
@@ -65,16 +65,7 @@ class MixedPrecision:
         def solve(_: Solved, problem: Problem, y0: State) -> Solved:
             return self.solver.solve(problem, y0, loop)
 
-        infinite = jnp.full_like(problem.layout.size(y0), jnp.inf)
-        nowhere = Solved(
-            state=y0,
-            residual=infinite,
-            num_steps=jnp.zeros(infinite.shape, jnp.int32),
-            time=jnp.zeros_like(infinite),
-            finished=jnp.ones(infinite.shape, bool),
-            error=jnp.zeros_like(infinite),
-            sensitivity=jnp.ones_like(infinite),
-        )
+        nowhere = unsolved(y0, problem.layout.size(y0))
         if problem.contracts is None:
             return solve(nowhere, problem, y0)
         return loop.run_if(jnp.any(~problem.contracts), solve, nowhere, problem, y0)

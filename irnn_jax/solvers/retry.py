@@ -20,10 +20,8 @@ def retry(
     before: Solved,
     failed: Callable[[Problem, Solved], Flags],
     loop: Loop,
-    judged: Callable[[Problem, Solved], Solved] = lambda problem, solved: solved,
-    accepted: Callable[[Solved], Flags] = lambda solved: jnp.ones_like(solved.finished),
 ) -> Solved:
-    """`before`, with what `failed` solved by `solver` from y0 in its place, where it is `accepted`.
+    """`before`, with what `failed` solved by `solver` from y0 in its place.
 
     Nothing runs unless a sample needs it, and on one CPU only those that do. Those that do not
     start where they are, and are done after a step. Steps are added up.
@@ -35,16 +33,13 @@ def retry(
         before: what is known of it.
         failed: which samples need it.
         loop: how work that not all need is done.
-        judged: what else is asked of what the second solver found.
-        accepted: what may take the place of the first answer, of what was judged.
     """
 
     def again(before: Solved, problem: Problem, y0: State) -> Solved:
         needed = failed(problem, before)
         start = jnp.where(needed, y0, before.state)
-        second = judged(problem, solver.solve(problem, start, loop))
-        chosen = needed & accepted(second)
-        merged = jax.tree.map(lambda new, old: jnp.where(chosen, new, old), second, before)
+        second = solver.solve(problem, start, loop)
+        merged = jax.tree.map(lambda new, old: jnp.where(needed, new, old), second, before)
         num_steps = before.num_steps + jnp.where(needed, second.num_steps, 0)
         return merged._replace(num_steps=num_steps)
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from irnn_jax.problem import DampedSystem, Problem, State
+from irnn_jax.linearisation import DampedSystem
+from irnn_jax.problem import Problem, State
 from irnn_jax.xla.precision import in_precision
 from irnn_jax.xla.varying import vary, varying_axes
 

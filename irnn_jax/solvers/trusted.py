@@ -1,5 +1,6 @@
 """Only equilibria that the flow reaches, and at which it stays."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, makes_sure
+from irnn_jax.solvers.base import Solved, Solver, makes_sure, unsolved
 from irnn_jax.solvers.closely import Way, begin, follow
 from irnn_jax.solvers.judge import converged, judged
 from irnn_jax.status import Status
@@ -72,20 +73,18 @@ def solve_trusted(
         solved = _attempts(attempt, problem, y0, loop)
     else:
         solved = attempt(y0)
-    return solved if stable else _with_status(solved, _at_unstable(solved), Status.CONVERGED)
+    if stable:
+        return solved
+    return _with_status(solved, solved.status == Status.UNSTABLE, Status.CONVERGED)
 
 
 def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     size = problem.layout.size
     smallest = max(SMALLEST, 8 * float(jnp.finfo(y0.dtype).eps))
 
-    def closely(way: Way, *given: Any) -> Way:
-        def few(
-            way: Way, problem: Problem, going: Flags, within: Numbers, precision: Numbers
-        ) -> Way:
-            return follow(way, problem, going, within, precision, loop)
-
-        return problem.run_for(few, given[1], way, *given)
+    def closely(way: Way, problem: Problem, going: Flags, *limits: Numbers) -> Way:
+        few = functools.partial(follow, loop=loop)
+        return problem.run_for(few, going, way, problem, going, *limits)
 
     def advance(number: Array, before: Attempt) -> Attempt:
         first, going = number == 0, before.going
@@ -103,18 +102,22 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
         ok = converged(found)
         error = jnp.where(first, found.error, before.precision * jnp.exp(followed.most))
         unsure = ok & (error > jnp.where(first, BELIEVED, BELIEVED_CLOSELY))
-        again = unsure & ~first & (before.precision > smallest)
+        # By what is known so far, even the smallest errors would decide.
+        beyond = ~first & (jnp.exp(followed.most) * smallest > 1e3 * BELIEVED_CLOSELY)
+        again = unsure & ~first & (before.precision > smallest) & ~beyond
         # A tenth of what would do, by what is known so far.
         finer = jnp.maximum(BELIEVED_CLOSELY / 10 * jnp.exp(-followed.most), smallest)
-        tie = unsure & ~first & ~again
+        tie = (unsure & ~first & ~again) | (lost & beyond)
         found = _with_status(found, tie, Status.SENSITIVE)
         cycles = (found.status == Status.LIMIT_CYCLE) & (found.time >= LONG)
         hopeless = (found.status == Status.NON_FINITE) | cycles
-        on = jnp.where(first, unsure | (~ok & ~hopeless), again | (~ok & ~tie & followed.settling))
+        on = jnp.where(
+            first, unsure | (~ok & ~hopeless), again | (~ok & ~beyond & followed.settling)
+        )
         anew = first | again
         fresh = begin(y0, size(y0))
         return Attempt(
-            solved=_merged(before.solved, found, followed, going, first),
+            solved=_merged(before, found, followed, first),
             way=jax.tree.map(lambda new, old: jnp.where(again, new, old), fresh, followed),
             within=jnp.where(anew, WITHIN, before.within * CLOSER),
             precision=jnp.where(again, finer, before.precision),
@@ -123,7 +126,7 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
 
     like = jnp.zeros_like(size(y0))
     start = Attempt(
-        solved=_unsolved(y0, like),
+        solved=unsolved(y0, like)._replace(status=like.astype(jnp.int32)),
         way=begin(y0, size(y0)),
         within=jnp.full_like(like, WITHIN),
         precision=jnp.full_like(like, max(PRECISION, smallest)),
@@ -132,35 +135,16 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     return loop.repeat(advance, start, lambda at: at.going, ATTEMPTS).solved
 
 
-def _merged(before: Solved, found: Solved, way: Way, going: Flags, first: Array) -> Solved:
+def _merged(before: Attempt, found: Solved, way: Way, first: Array) -> Solved:
     """What is new, of those who were going."""
-    later = going & ~first
+    later = before.going & ~first
+    along = (way.num_steps - before.way.num_steps).astype(jnp.int32)
     merged = found._replace(
         time=jnp.where(later, way.time, found.time).astype(found.time.dtype),
-        num_steps=before.num_steps
-        + found.num_steps
-        + jnp.where(later, way.num_steps, 0).astype(jnp.int32),
+        num_steps=before.solved.num_steps + found.num_steps + along,
         sensitivity=jnp.where(later, jnp.exp(way.most), found.sensitivity),
     )
-    return jax.tree.map(lambda new, old: jnp.where(going, new, old), merged, before)
-
-
-def _unsolved(y0: State, like: Numbers) -> Solved:
-    none = jnp.zeros(like.shape, jnp.int32)
-    return Solved(
-        state=y0,
-        residual=like,
-        num_steps=none,
-        time=like,
-        finished=jnp.zeros(like.shape, bool),
-        error=like,
-        sensitivity=like,
-        status=none,
-    )
-
-
-def _at_unstable(solved: Solved) -> Flags:
-    return solved.status == Status.UNSTABLE
+    return jax.tree.map(lambda new, old: jnp.where(before.going, new, old), merged, before.solved)
 
 
 def _with_status(solved: Solved, where: Flags, status: Status) -> Solved:

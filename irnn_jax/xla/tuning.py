@@ -14,9 +14,6 @@ SUM_UP_TO = 4096
 # samples share it, and where each has its own.
 UNROLL_SHARED_UP_TO, UNROLL_UP_TO = 20, 64
 
-# Eigenvalues of one matrix cost less than Arnoldi's method for a batch.
-EIGENVALUES_UP_TO = 128
-
 # --- `python -m benchmarks.auto_choice`: which solver ---
 # With more neurons a factorisation a sample and step costs more than products with A; with more
 # samples, most steps in float32, and on a CPU in chunks.
@@ -72,3 +69,7 @@ FUSED_UP_TO = 8
 # --- `python -m benchmarks.own_loop`: small loops as one function ---
 # Numbers in a batch's states up to which a whole solve is compiled into one function.
 ONE_FUNCTION_UP_TO = 2**14
+
+# --- not measured: by what they cost in operations ---
+# Eigenvalues of one matrix cost less than Arnoldi's method for a batch.
+EIGENVALUES_UP_TO = 128

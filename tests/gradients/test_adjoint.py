@@ -12,7 +12,7 @@ import pytest
 import irnn_jax as irnn
 from irnn_jax.gradients.base import relative_residual
 from irnn_jax.linalg.layout import NEURONS_FIRST
-from irnn_jax.problem import Linearisation
+from irnn_jax.linearisation import Linearisation
 from tests.problems import (
     CHEAP,
     NETWORKS,

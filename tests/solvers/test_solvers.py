@@ -218,8 +218,11 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_again():
     permuted = irnn.equilibrium(net, x[::-1])
     for a, b, c in zip(*map(jax.tree.leaves, (together, again, permuted)), strict=True):
         np.testing.assert_array_equal(a, b)
-        # Of a vector's last samples XLA computes some by themselves, to another rounding.
-        np.testing.assert_allclose(a, c[::-1], rtol=1e-15)
+        if a is together.activities[0]:
+            # Of a vector's last samples XLA computes some by themselves, to another rounding.
+            np.testing.assert_allclose(a, c[::-1], rtol=1e-15)
+        else:
+            np.testing.assert_array_equal(a, c[::-1])
     for i in (0, 4):
         alone = irnn.equilibrium(net, x[i])
         # Another program, so another order of rounding.

@@ -1,0 +1,32 @@
+"""A warning from inside of a compiled program, at no cost while there is nothing to warn of."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from irnn_jax.xla.conditional import run_if
+
+
+def warn_where(failed: Bool[Array, "*numbers"], message: str) -> None:
+    """Warn at run time where any is true: `message`, in which `{count}` stands for how many.
+
+    A program that calls back to Python cannot be exported, and no compilation cache keeps it: one
+    with sizes that are left open, and all where a cache is asked for, go without the warning.
+    """
+    is_open = not all(isinstance(size, int) for size in failed.shape)
+    if is_open or getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+        return
+
+    def say(count: Any) -> None:
+        # Under `jax.vmap` it is called for all, also for those where nothing failed.
+        if count:
+            warnings.warn(message.format(count=int(count)), RuntimeWarning, stacklevel=2)
+
+    def call(done: Array, failed: Array) -> Array:
+        jax.debug.callback(say, jnp.sum(failed))
+        return done
+
+    run_if(jnp.any(failed), call, jnp.zeros((), bool), failed)
