@@ -10,10 +10,8 @@ ON_ALL_CORES := JAX_NUM_CPU_DEVICES=$$($(PY) -c "import os; print(os.cpu_count()
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS"
 # In the order of their names: the reordering puts few long tests last, where they keep one waiting.
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
-# Equilibria, gradients and adjoints of every kind, and what rests on the rounding of the programs that
-# users get: compiled as for them.
-AS_USED := $(addprefix tests/,data/test_oscillator_data.py gradients/test_adjoint.py \
-	gradients/test_gradients.py solvers/test_solvers.py solvers/test_tolerance.py test_oracle.py)
+# What rests on the rounding of the programs that users get: compiled as for them.
+AS_USED := tests/data/test_oscillator_data.py tests/test_oracle.py
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
@@ -49,7 +47,7 @@ kill-test: $(VENV)/.installed-test ## Kill a run 20 times at random moments and 
 	$(PY) -m pytest tests/experiments/test_kill.py -m "slow or not slow" $(ARGS)
 
 device-test: $(VENV)/.installed-test ## Compare 1 device with 8, and 1 process with 2
-	$(PY) -m pytest tests/experiments/test_devices.py $(ARGS)
+	$(PY) -m pytest tests/experiments/test_devices.py -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(PY) -m ruff check .

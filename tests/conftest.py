@@ -44,6 +44,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleByModu
     return ModuleByModule(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
+def _listed() -> dict[Path, set[str]]:
+    """The tests in `slow.txt`, by their file."""
+    here, tests, names = Path(__file__).parent, {}, set()
+    for line in (here / "slow.txt").read_text().splitlines():
+        if line.startswith(" "):
+            names.add(line.strip())
+        elif not line.startswith("#"):
+            names = tests.setdefault(here / line, set())
+    return tests
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `slow.txt` lists. A name that is listed, and there no more, is an error."""
+    listed = _listed()
+    found: dict[Path, set[str]] = {}
+    for item in items:
+        found.setdefault(item.path, set()).add(item.name)
+        if item.name in listed.get(item.path, ()):
+            item.add_marker(pytest.mark.slow)
+    for path, names in found.items():
+        # Of a single test that was asked for the others are not collected.
+        missing = listed.get(path, set()) - names
+        if missing and len(names) > 1:
+            raise pytest.UsageError(f"slow.txt lists what {path.name} does not have: {missing}")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
     """Each compiled program takes some of the memory maps that a process may have; so does LLVM."""

@@ -439,8 +439,12 @@ def inner(p: Any, y: Any, x: Any) -> Any:
 
 
 def test_an_equilibrium_inside_a_cell():
-    np.testing.assert_allclose(solve(inner, 0.5), rest([0.5, 0.5], rest(0.2)), **CLOSE)
-    gradient = jax.grad(lambda p: solve(inner, p).sum())(0.5)
+    def loss(p):
+        y = solve(inner, p)
+        return y.sum(), y
+
+    gradient, y = jax.grad(loss, has_aux=True)(0.5)
+    np.testing.assert_allclose(y, rest([0.5, 0.5], rest(0.2)), **CLOSE)
     np.testing.assert_allclose(gradient, 2 * slope(0.5, rest(0.2)), **CLOSE)
 
 
@@ -455,10 +459,9 @@ def test_a_network_inside_a_cell():
         return jnp.sum(solve(cell, net, 0.3 * ONE) ** 2)
 
     def unrolled(net):
-        y = ZEROS
-        for _ in range(25):  # |dg/dy| < 0.5 slope 0.1
-            y = cell(net, y, 0.3 * ONE)
-        return jnp.sum(y**2)
+        # |dg/dy| < 0.5 slope 0.1
+        step = lambda y, _: (cell(net, y, 0.3 * ONE), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(step, ZEROS, length=25)[0] ** 2)
 
     actual, expected = jax.jit(jax.grad(loss))(net), jax.jit(jax.grad(unrolled))(net)
     assert relative_error(actual, expected) < 1e-8
