@@ -11,7 +11,7 @@ QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emit
 # In the order of their names: the reordering puts few long tests last, where they keep one waiting.
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # What rests on the rounding of the programs that users get: compiled as for them.
-AS_USED := tests/data/test_oscillator_data.py tests/test_oracle.py
+AS_USED := tests/data/test_oscillator_data.py tests/solvers/test_tolerance.py
 PIP := $(PY) -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help

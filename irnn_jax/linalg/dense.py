@@ -161,9 +161,9 @@ def sweep(matrix: Float[Array, "n n *batch"]) -> Inverse:
     def two(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         m, positive = carry
         first = _closed_form(m[:2, :2])
-        right, left = _columns(first.inverse, m[:2, 2:]), m[2:, :2]
-        rest = m[2:, 2:] - _columns(left, right)
-        above = jnp.concatenate([rest, -_columns(left, first.inverse)], axis=1)
+        right, left = columns(first.inverse, m[:2, 2:]), m[2:, :2]
+        rest = m[2:, 2:] - columns(left, right)
+        above = jnp.concatenate([rest, -columns(left, first.inverse)], axis=1)
         below = jnp.concatenate([right, first.inverse], axis=1)
         return (jnp.concatenate([above, below]), positive == first.positive), None
 
@@ -216,11 +216,11 @@ def product(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
     # A size that an exported program leaves open is not a number yet.
     if len(a) > BLOCKS_UP_TO or not isinstance(size, int) or size > SUM_UP_TO:
         halves = jnp.split(a, [(len(a) + 1) // 2]) if len(a) > 1 else [a]
-        return jnp.concatenate([_columns(half, b) for half in halves])
+        return jnp.concatenate([columns(half, b) for half in halves])
     return jnp.sum(a * b[None], axis=1)
 
 
-def _columns(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
+def columns(a: Float[Array, "i j *batch"], b: Float[Array, "j *more"]) -> Array:
     """The same as products with columns, which fuse with their neighbours."""
     if b.ndim == a.ndim:
         a = a[:, :, None]
@@ -249,7 +249,7 @@ def multiply(
     m, n = matrix.shape[:2]
     shared = math.prod(matrix.shape[2:]) == 1
     if max(m, n) <= (UNROLL_SHARED_UP_TO if shared else UNROLL_UP_TO):
-        return _columns(matrix, vector)
+        return columns(matrix, vector)
     if shared:
         return matmul(matrix.reshape(m, n), vector.reshape(n, -1)).reshape(m, *vector.shape[1:])
     highest = jax.lax.Precision.HIGHEST

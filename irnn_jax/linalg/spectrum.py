@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.linalg.arnoldi import rightmost
-from irnn_jax.linalg.dense import multiply, sweep
+from irnn_jax.linalg.dense import columns, multiply, sweep
 from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
 from irnn_jax.xla.chunks import run_for
 from irnn_jax.xla.conditional import run_if
@@ -142,8 +142,7 @@ def _not_by_squaring(left: Flags, matrix: Array, slope: Array) -> Flags:
     def square(number: Array, at: tuple[Array, Flags]) -> tuple[Array, Flags]:
         del number
         power, left = at
-        # Not written out, as products with a vector are: the program stays small.
-        power = jnp.sum(power[:, :, None] * power[None], axis=1)
+        power = columns(power, power)
         return power, left & ~(_norm(power) < SMALL)
 
     start = power, left & ~(_norm(power) < SMALL)

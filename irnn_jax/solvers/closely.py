@@ -48,7 +48,7 @@ class Way(NamedTuple):
     Attributes:
         state: Y, like a state.
         velocity: F(Y), like a state.
-        disturbance: a solution of d v/dt = (J - I) v, of length one, like a state; zero at first.
+        disturbance: a solution of d v/dt = (J - I) v, of size one, like a state; zero at first.
         growth: log of how much larger a disturbance is than where it was made.
         most: the largest growth on the way.
         scale: the largest max|g(Y)|, and max|Y(0)|.
@@ -112,15 +112,15 @@ def follow(
         del number
         return _step(problem, way, moving(way), precision, within)
 
-    value, norm = problem.value(way.state), problem.layout.norm(way.disturbance)
-    some = some_vector(way.state)
+    value, size = problem.value(way.state), problem.layout.size
+    some, before = some_vector(way.state), size(way.disturbance)
     start = way._replace(
         velocity=value - way.state,
-        disturbance=jnp.where(norm > 0, way.disturbance, some / problem.layout.norm(some)),
-        scale=_larger(way.scale, problem.layout.size(value)),
+        disturbance=jnp.where(before > 0, way.disturbance, some / size(some)),
+        scale=_larger(way.scale, size(value)),
         settling=way.settling & ~going,
     )
-    return loop.repeat(advance, start, moving, MAX_STEPS)
+    return loop.repeat(advance, start, moving, MAX_STEPS, as_one=problem.is_arithmetic)
 
 
 def _larger(scale: Numbers, value: Numbers) -> Numbers:
@@ -133,13 +133,15 @@ def _step(problem: Problem, way: Way, going: Flags, precision: Numbers, within: 
     rows = jnp.asarray(STAGES, dtype)
 
     def moved(weights: Array, slopes: Array) -> State:
-        # Not a product of matrices, which some devices round to fewer digits.
-        return h * jnp.sum(weights[:, None, None] * slopes, axis=0)
+        # Term by term: neither a product of matrices, which some devices round to fewer digits,
+        # nor a sum over an axis, of which XLA may make one that is no plain arithmetic.
+        terms = [weights[i] * slopes[i] for i in range(len(STAGES))]
+        return h * sum(terms[1:], terms[0])
 
     # One stage in the program, and not six.
     def stage(i: Array, slopes: Array) -> Array:
         state = way.state + moved(rows[i], slopes)
-        return slopes.at[i].set(problem.value(state) - state)
+        return jax.lax.dynamic_update_index_in_dim(slopes, problem.value(state) - state, i, 0)
 
     none = jnp.zeros((len(STAGES), *way.state.shape), dtype)
     slopes = jax.lax.fori_loop(1, len(STAGES), stage, none.at[0].set(way.velocity))
@@ -178,20 +180,20 @@ def _step(problem: Problem, way: Way, going: Flags, precision: Numbers, within: 
 def _carried(
     problem: Problem, state: State, v: State, h: Numbers
 ) -> tuple[State, Numbers, Numbers]:
-    """exp(h (J - I)) v by Taylor's series, and the log of its length, of a v of length one.
+    """exp(h (J - I)) v by Taylor's series, and the log of its size, of a v of size one.
 
-    It comes back with length one too; the third is |(J - I) v|.
+    It comes back with size one too; the third is |(J - I) v|.
     """
-    product, norm = problem.linearise(state).product(False), problem.layout.norm
+    product, size = problem.linearise(state).product(False), problem.layout.size
 
     def term(i: Array, at: tuple[State, Numbers]) -> tuple[State, Numbers]:
         sum_, speed = at
         change = product(sum_) - sum_
-        speed = jnp.where(i == 0, norm(change), speed)
+        speed = jnp.where(i == 0, size(change), speed)
         return v + h / (PRODUCTS - i).astype(v.dtype) * change, speed
 
     carried, speed = jax.lax.fori_loop(0, PRODUCTS, term, (v, h))
-    length = norm(carried)
+    length = size(carried)
     ok = length > 0
     log = jnp.where(ok, jnp.log(length), 0)
     return jnp.where(ok, carried / length, v), log, jnp.maximum(speed, TINY)

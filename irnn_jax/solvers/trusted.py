@@ -80,51 +80,33 @@ def solve_trusted(
 
 def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     size = problem.layout.size
+    like = jnp.zeros_like(size(y0))
     smallest = max(SMALLEST, 8 * float(jnp.finfo(y0.dtype).eps))
 
-    def closely(way: Way, problem: Problem, going: Flags, *limits: Numbers) -> Way:
+    # What the loops below change XLA does not compute before them, entered or not: so each gets
+    # those who are going, and leaves nobody.
+    def closely(at: tuple[Way, Flags], problem: Problem, *limits: Numbers) -> tuple[Way, Flags]:
+        way, going = at
         few = functools.partial(follow, loop=loop)
-        return problem.run_for(few, going, way, problem, going, *limits)
+        way = problem.run_for(few, going, way, problem, going, *limits)
+        return way, jnp.zeros_like(going)
+
+    def again(at: tuple[Attempt, Way], before: Attempt) -> tuple[Attempt, Way]:
+        found, way = at
+        return _after(before, found.solved, way, size, smallest, y0), begin(y0, like)
 
     def advance(number: Array, before: Attempt) -> Attempt:
-        first, going = number == 0, before.going
-        followed = loop.run_if(
-            going & ~first, closely, before.way, problem, going, before.within, before.precision
+        later = before.going & (number > 0)
+        way, _ = loop.run_if(
+            later, closely, (before.way, later), problem, before.within, before.precision
         )
-        start = jnp.where(going, followed.state, before.solved.state)
-        found = attempt(start)
-        # Where the flow has not come so near in all its steps, it is near enough to be believed.
-        within = jnp.where(followed.settling, before.within, WITHIN)
-        there = first | (size(found.state - start) <= 4 * within * followed.scale)
-        lost = converged(found) & ~there
-        found = _with_status(found, lost, Status.MAX_STEPS)
+        found = attempt(jnp.where(later, way.state, before.solved.state))
+        unsure = converged(found) & (found.error > BELIEVED)
+        first = before._replace(
+            solved=found, going=unsure | ~(converged(found) | _is_hopeless(found))
+        )
+        return loop.run_if(later, again, (first, way), before)[0]
 
-        ok = converged(found)
-        error = jnp.where(first, found.error, before.precision * jnp.exp(followed.most))
-        unsure = ok & (error > jnp.where(first, BELIEVED, BELIEVED_CLOSELY))
-        # By what is known so far, even the smallest errors would decide.
-        beyond = ~first & (jnp.exp(followed.most) * smallest > 1e3 * BELIEVED_CLOSELY)
-        again = unsure & ~first & (before.precision > smallest) & ~beyond
-        # A tenth of what would do, by what is known so far.
-        finer = jnp.maximum(BELIEVED_CLOSELY / 10 * jnp.exp(-followed.most), smallest)
-        tie = (unsure & ~first & ~again) | (lost & beyond)
-        found = _with_status(found, tie, Status.SENSITIVE)
-        cycles = (found.status == Status.LIMIT_CYCLE) & (found.time >= LONG)
-        hopeless = (found.status == Status.NON_FINITE) | cycles
-        on = jnp.where(
-            first, unsure | (~ok & ~hopeless), again | (~ok & ~beyond & followed.settling)
-        )
-        anew = first | again
-        fresh = begin(y0, size(y0))
-        return Attempt(
-            solved=_merged(before, found, followed, first),
-            way=jax.tree.map(lambda new, old: jnp.where(again, new, old), fresh, followed),
-            within=jnp.where(anew, WITHIN, before.within * CLOSER),
-            precision=jnp.where(again, finer, before.precision),
-            going=going & on,
-        )
-
-    like = jnp.zeros_like(size(y0))
     start = Attempt(
         solved=unsolved(y0, like)._replace(status=like.astype(jnp.int32)),
         way=begin(y0, size(y0)),
@@ -135,14 +117,48 @@ def _attempts(attempt: Any, problem: Problem, y0: State, loop: Loop) -> Solved:
     return loop.repeat(advance, start, lambda at: at.going, ATTEMPTS).solved
 
 
-def _merged(before: Attempt, found: Solved, way: Way, first: Array) -> Solved:
+def _is_hopeless(found: Solved) -> Flags:
+    """Not a number, or in circles."""
+    cycles = (found.status == Status.LIMIT_CYCLE) & (found.time >= LONG)
+    return (found.status == Status.NON_FINITE) | cycles
+
+
+def _after(
+    before: Attempt, found: Solved, way: Way, size: Any, smallest: float, y0: State
+) -> Attempt:
+    """What is known after the flow was followed to `way`, and an equilibrium looked for there."""
+    # Where the flow has not come so near in all its steps, it is near enough to be believed.
+    within = jnp.where(way.settling, before.within, WITHIN)
+    lost = converged(found) & ~(size(found.state - way.state) <= 4 * within * way.scale)
+    found = _with_status(found, lost, Status.MAX_STEPS)
+
+    ok, grown = converged(found), jnp.exp(way.most)
+    unsure = ok & (before.precision * grown > BELIEVED_CLOSELY)
+    # By what is known so far, even the smallest errors would decide.
+    beyond = smallest * grown > 1e3 * BELIEVED_CLOSELY
+    again = unsure & (before.precision > smallest) & ~beyond
+    tie = (unsure & ~again) | (lost & beyond)
+    found = _with_status(found, tie, Status.SENSITIVE)
+    # A tenth of what would do, by what is known so far.
+    finer = jnp.maximum(BELIEVED_CLOSELY / 10 / grown, smallest)
+    nearer = ~ok & ~beyond & way.settling
+    fresh = begin(y0, size(y0))
+    return Attempt(
+        solved=_merged(before, found, way),
+        way=jax.tree.map(lambda new, old: jnp.where(again, new, old), fresh, way),
+        within=jnp.where(again, WITHIN, before.within * CLOSER),
+        precision=jnp.where(again, finer, before.precision),
+        going=before.going & (again | nearer),
+    )
+
+
+def _merged(before: Attempt, found: Solved, way: Way) -> Solved:
     """What is new, of those who were going."""
-    later = before.going & ~first
     along = (way.num_steps - before.way.num_steps).astype(jnp.int32)
     merged = found._replace(
-        time=jnp.where(later, way.time, found.time).astype(found.time.dtype),
+        time=way.time.astype(found.time.dtype),
         num_steps=before.solved.num_steps + found.num_steps + along,
-        sensitivity=jnp.where(later, jnp.exp(way.most), found.sensitivity),
+        sensitivity=jnp.exp(way.most),
     )
     return jax.tree.map(lambda new, old: jnp.where(before.going, new, old), merged, before.solved)
 
