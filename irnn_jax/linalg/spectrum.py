@@ -1,5 +1,6 @@
 """Which equilibria the flow would leave: where J has an eigenvalue of real part above 1."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -20,8 +21,10 @@ Flags = Bool[Array, "*numbers"]
 
 # Products that are tried, and what they must leave of a vector.
 POWERS, LEFT = 32, 1e-3
-# Squarings of a matrix: to a power of 1024, where a decay of a hundredth is left of nothing.
-SQUARINGS, SMALL = 10, 0.5
+# What a power of a matrix shrinks or grows to, to have decided.
+SMALL, LARGE = 0.5, 1e60
+# An inverse that is further from one does not count.
+INEXACT = 1e-2
 # By so many an eigenvalue may differ from the true one.
 ROUNDINGS = 64
 
@@ -38,7 +41,8 @@ def unstable_by_matrix(
 ) -> Bool[Array, "1 batch"]:
     """Of the samples asked about, those whose J = D A has an eigenvalue of real part above 1.
 
-    Eigenvalues are the last resort, for those that nothing cheaper has shown to be stable.
+    Beyond 16 neurons eigenvalues are the last resort, for what nothing cheaper has shown to be
+    stable.
     """
     matrix, slope = jax.lax.stop_gradient((matrix, slope))
     left = asked & ~(_row_bound(matrix, slope) < 1)
@@ -48,12 +52,14 @@ def unstable_by_matrix(
             lambda v: slope * multiply(matrix, v), slope, left, NEURONS_FIRST
         )
 
+    if n <= BLOCKS_UP_TO:
+        return run_if(jnp.any(left), _by_squaring, left, matrix, slope)
+
     def by_powers(left: Flags, matrix: Array, slope: Array) -> Flags:
         matrix, slope = matrix.astype(jnp.float32), slope.astype(jnp.float32)
         return left & ~shrinks(lambda v: slope * multiply(matrix, v), slope, left, NEURONS_FIRST)
 
-    cheaper = _not_by_squaring if n <= BLOCKS_UP_TO else by_powers
-    left = run_if(jnp.any(left), cheaper, left, matrix, slope)
+    left = run_if(jnp.any(left), by_powers, left, matrix, slope)
 
     def by_eigenvalues(left: Flags, matrix: Array, slope: Array) -> Flags:
         # LAPACK refuses what is not a number; that was not asked about.
@@ -127,26 +133,39 @@ def _row_bound(matrix: Array, slope: Array) -> Array:
     )
 
 
-def _not_by_squaring(left: Flags, matrix: Array, slope: Array) -> Flags:
-    """Without those of which a power of C = J (2 I - J)^-1 is small.
+def _by_squaring(left: Flags, matrix: Array, slope: Array) -> Flags:
+    """Of those left, the ones of which the powers of C = J (2 I - J)^-1 grow.
 
-    C has the eigenvalues z/(2 - z), and |z/(2 - z)| < 1 is Re z < 1.
+    C has the eigenvalues z/(2 - z), and |z/(2 - z)| < 1 is Re z < 1. As often squared as a number
+    has digits: what is then neither small nor large has an eigenvalue of one to rounding.
     """
     n = len(slope)
-    matrix, slope = matrix.astype(jnp.float32), slope.astype(jnp.float32)
-    jacobian = slope[:, None] * matrix
-    identity = jnp.eye(n, dtype=jnp.float32)[..., None]
+    identity = jnp.eye(n, dtype=slope.dtype)[..., None]
     # J/2 (I - J/2)^-1 = (I - J/2)^-1 - I
-    power = sweep(identity - jacobian / 2).inverse - identity
+    shifted = identity - slope[:, None] * matrix / 2
+    inverse = sweep(shifted).inverse
+    # Without pivots: what elimination has lost the digits of is not known to be stable.
+    lost = ~(_norm(columns(shifted, inverse) - identity) <= INEXACT)
+    power = inverse - identity
 
-    def square(number: Array, at: tuple[Array, Flags]) -> tuple[Array, Flags]:
+    def scaled(power: Array, log: Array) -> tuple[Array, Array]:
+        norm = _norm(power)
+        return power / jnp.where(norm > 0, norm, 1), log + jnp.log(norm)
+
+    def undecided(at: tuple[Array, Array]) -> Flags:
+        # NaN compares false.
+        return left & (at[1] >= math.log(SMALL)) & (at[1] <= math.log(LARGE))
+
+    def square(number: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
         del number
-        power, left = at
-        power = columns(power, power)
-        return power, left & ~(_norm(power) < SMALL)
+        power, log = scaled(columns(at[0], at[0]), 2 * at[1])
+        going = undecided(at)
+        return jnp.where(going, power, at[0]), jnp.where(going, log, at[1])
 
-    start = power, left & ~(_norm(power) < SMALL)
-    return Plain().repeat(square, start, lambda at: at[1], SQUARINGS)[1]
+    digits = int(jnp.finfo(slope.dtype).nmant)
+    start = scaled(power, jnp.zeros_like(left, slope.dtype))
+    log = Plain().repeat(square, start, undecided, digits)[1]
+    return left & (lost | ~(log <= math.log(LARGE)))
 
 
 def _norm(matrix: Array) -> Array:

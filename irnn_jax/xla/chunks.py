@@ -1,5 +1,7 @@
 """A large batch one chunk after the other, so that what is computed of each stays in the cache."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -99,18 +101,47 @@ def _in_few(
     if count <= FEW:
         return work(state, *given)
     order = jnp.argsort(~needed[0])  # stable
+    batch = [leaf[..., order] for leaf in _packed((state, *given), count)]
 
-    def sorted_(leaf: Array) -> Array:
-        return leaf if leaf.shape[-1] == 1 else leaf[..., order]
-
-    def chunk(carry: None, part: tuple[Any, ...], seen: Array) -> tuple[None, Found]:
+    def chunk(carry: None, part: list[Array], seen: Array) -> tuple[None, list[Array]]:
         del carry, seen
-        return None, work(*part)
+        found = work(*_unpacked(part, (state, *given), count))
+        return None, _packed(found, FEW)
 
-    batch, first = jax.tree.map(sorted_, (state, *given)), jnp.sum(needed, dtype=jnp.int32)
+    first = jnp.sum(needed, dtype=jnp.int32)
     _, found = map_chunks(chunk, None, batch, count=count, width=FEW, first=first)
     back = jnp.argsort(order)
-    return jax.tree.map(lambda new, old: jnp.where(needed, new[..., back], old), found, state)
+    found = _unpacked([new[..., back] for new in found], state, count)
+    return jax.tree.map(lambda new, old: jnp.where(needed, new, old), found, state)
+
+
+def _own(tree: Any, count: int) -> dict[Any, list[int]]:
+    """Which leaves have one column for each sample, by their dtype."""
+    kinds: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        if leaf.shape[-1] == count:
+            kinds.setdefault(jnp.dtype(leaf.dtype), []).append(number)
+    return kinds
+
+
+def _packed(tree: Any, count: int) -> list[Array]:
+    """Arrays (rows, samples), one of each dtype: what is done to all takes one operation each."""
+    leaves = jax.tree.leaves(tree)
+    return [
+        jnp.concatenate([leaves[number].reshape(-1, count) for number in numbers])
+        for numbers in _own(tree, count).values()
+    ]
+
+
+def _unpacked(packed: list[Array], like: Any, count: int) -> Any:
+    """The tree of which some samples were packed; what all share is as in `like`."""
+    leaves, tree = jax.tree.flatten(like)
+    for array, numbers in zip(packed, _own(like, count).values(), strict=True):
+        shapes = [leaves[number].shape[:-1] for number in numbers]
+        ends = list(itertools.accumulate(map(math.prod, shapes)))
+        for number, shape, rows in zip(numbers, shapes, jnp.split(array, ends[:-1]), strict=True):
+            leaves[number] = rows.reshape(*shape, array.shape[-1])
+    return jax.tree.unflatten(tree, leaves)
 
 
 def map_chunks_where_it_pays(

@@ -26,8 +26,8 @@ def test_eigenvalues_stay_inside_the_loop():
     # On a CPU, where they have the name of LAPACK's kernel.
     with jax.default_device(jax.devices("cpu")[0]):
         matrices, slopes, asked = (
-            jnp.zeros((12, 7, 7, 6)),
-            jnp.ones((12, 7, 6)),
+            jnp.zeros((12, 20, 20, 6)),
+            jnp.ones((12, 20, 6)),
             jnp.ones((12, 1, 6), bool),
         )
         compiled = jax.jit(jax.vmap(unstable_by_matrix)).lower(matrices, slopes, asked).compile()
