@@ -7,8 +7,8 @@ and at the same equilibrium (within 1e-4), at an unstable one, and at another; t
 flagged, and how many of these as sensitive. Beside them *ghosts*: converged though the flow does
 not rest, and the time of a solve over that of one without checks of stability.
 
-    python -m benchmarks.trust                          # 30 minutes: 100,000 samples and more
-    python -m benchmarks.trust --networks 1 --batch 50  # 3 minutes
+    python -m benchmarks.trust                          # hours: 100,000 samples and more
+    python -m benchmarks.trust --networks 1 --batch 50
     python -m benchmarks.trust --only competition --sizes 3 40 --as cells --dtype float32
 
 Networks, each with a batch of drives: dense ones; `cells`, the same matrices known by products
