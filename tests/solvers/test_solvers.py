@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import diffrax
@@ -216,11 +217,13 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_again():
     together = irnn.equilibrium(net, x)
     again = irnn.equilibrium(net, x)
     permuted = irnn.equilibrium(net, x[::-1])
+    # What does not fill a vector XLA computes by other instructions, to another last digit;
+    # `make test` has it use none.
+    vectors = "xla_backend_optimization_level=0" not in os.environ.get("XLA_FLAGS", "")
     for a, b, c in zip(*map(jax.tree.leaves, (together, again, permuted)), strict=True):
         np.testing.assert_array_equal(a, b)
-        if a is together.activities[0]:
-            # Of a vector's last samples XLA computes some by themselves, to another rounding.
-            np.testing.assert_allclose(a, c[::-1], rtol=1e-15)
+        if vectors and a is together.activities[0]:
+            np.testing.assert_array_max_ulp(a, c[::-1], maxulp=1)
         else:
             np.testing.assert_array_equal(a, c[::-1])
     for i in (0, 4):
