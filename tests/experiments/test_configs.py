@@ -34,6 +34,16 @@ def test_solvers_are_hashable(solver):
     assert hash(made) == hash(made)
 
 
+# With settings of their own, which their names or comments say.
+OF_THEIR_OWN = {"euler", "flow", "picard", "pseudo_transient_cautious", "runge_kutta4"}
+
+
+@pytest.mark.parametrize("solver", sorted(set(options("solver")) - OF_THEIR_OWN))
+def test_what_is_listed_for_a_solver_are_its_defaults(solver):
+    made = make(composed("xor", f"solver={solver}").solver)
+    assert made == type(made)()
+
+
 @pytest.mark.parametrize("gradient", options("gradient"))
 def test_gradients_are_hashable(gradient):
     config = composed("xor", f"gradient@networks.exact.gradient={gradient}")
