@@ -7,15 +7,18 @@ A network with lateral and feedback weights answers a stationary input with the 
 and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_train_step`.
 """
 
+from irnn_jax import conv
 from irnn_jax.analysis.certificates import Certificate, certify
 from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.analysis.stability import Stability, stability
-from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
+from irnn_jax.equilibrium import apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
+from irnn_jax.networks.readout import ReadOut, with_readout
+from irnn_jax.record import Equilibrium, adjoint_probe
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -62,6 +65,7 @@ __all__ = [
     "NewtonKrylov",
     "Picard",
     "PseudoTransient",
+    "ReadOut",
     "RungeKutta4",
     "SemiGradient",
     "Stability",
@@ -73,6 +77,7 @@ __all__ = [
     "adjoint_probe",
     "apply",
     "certify",
+    "conv",
     "cpu_xla_flags",
     "describe",
     "equilibrium",
@@ -86,4 +91,5 @@ __all__ = [
     "run_epoch",
     "squared_error",
     "stability",
+    "with_readout",
 ]

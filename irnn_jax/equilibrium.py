@@ -1,14 +1,14 @@
 """The equilibrium of a network, its activities and what is known about them."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, check_elementwise
+from irnn_jax.by_cell import checked_start, equilibrium_by_cell
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
 from irnn_jax.implicit import (
@@ -19,6 +19,7 @@ from irnn_jax.implicit import (
     solve_implicitly,
 )
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.cell_network import Activities, CellNetwork
 from irnn_jax.networks.dense import (
     Network,
     NetworkLike,
@@ -30,59 +31,20 @@ from irnn_jax.networks.dense import (
     split_layers,
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
+from irnn_jax.networks.readout import read_out
+from irnn_jax.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
-from irnn_jax.solvers.judge import converged
 from irnn_jax.status import Status
 from irnn_jax.xla.max_norm import max_norm
 from irnn_jax.xla.promotion import with_default_promotion
-
-NOT_CONVERGED = "no equilibrium was reached for at least one sample; see Equilibrium.converged"
-
-
-class Equilibrium(NamedTuple):
-    """Where a network or a cell came to rest. Only `activities` carries gradients.
-
-    Attributes:
-        activities: for a network a tuple with one (..., size) array a layer, from the first hidden
-            layer to the output; for `fixed_point` the state pytree. The last iterate where the
-            solve failed.
-        residual: max|f(A Y + b) - Y| of each sample, (...); inf where it is not a number.
-        num_steps: solver steps of each sample, (...), rejected ones included.
-        converged: residual <= tolerance and the state finite, for each sample, (...).
-        status: how each sample's solve ended, a number of `irnn_jax.Status`, (...).
-        sensitivity: how much a small disturbance has grown on the way there, (...), as far as the
-            solver knows; at least 1. Beside a tie it is large.
-    """
-
-    activities: Any
-    residual: Float[Array, "*batch"]
-    num_steps: Int[Array, "*batch"]
-    converged: Bool[Array, "*batch"]
-    status: Int[Array, "*batch"]
-    sensitivity: Float[Array, "*batch"]
-
-
-def adjoint_probe(batch_shape: tuple[int, ...] = (), dtype: Any = None) -> AdjointReport:
-    """Zeros to pass as `probe=`, so that the backward pass can report on its adjoint solves.
-
-    ```python
-    def loss(net, probe):
-        return irnn.apply(net, x, probe=probe).sum()
-
-
-    gradient, report = jax.grad(loss, argnums=(0, 1))(net, irnn.adjoint_probe(x.shape[:-1]))
-    ```
-    """
-    return AdjointReport(
-        residual=jnp.zeros(batch_shape, dtype), failed=jnp.zeros(batch_shape, dtype)
-    )
 
 
 def equilibrium(
     net: NetworkLike,
     x: ArrayLike,
     *,
+    y0: Activities | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
@@ -92,7 +54,7 @@ def equilibrium(
     adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
 ) -> Equilibrium:
-    """The equilibrium Y = f(A Y + b(x)) that the flow from Y = 0 reaches (eqs. 3, 7, 8).
+    """The equilibrium Y = f(A Y + b(x)) that the flow from Y = 0, or y0, reaches (eqs. 3, 7, 8).
 
     A sample that does not converge is flagged, keeps its last iterate and has a gradient of zero:
     NaN or Inf in one sample changes nothing for the others. A network without recurrent weights
@@ -100,7 +62,12 @@ def equilibrium(
 
     Args:
         net: the network, from `init` or built by hand, or one with a parametrisation.
-        x: (..., inputs), any number of leading axes.
+        x: (..., inputs), any number of leading axes; (..., height, width, channels) for a
+            convolutional network.
+        y0: where the flow starts, a tuple like `Equilibrium.activities`, for instance those of the
+            frame before, or of the weights before an update; None: Y = 0. What is then followed is
+            the flow from there: where there are several equilibria, a warm start stays with its
+            own. It carries no gradient. A sample that starts from what is not a number is flagged.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
         activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
@@ -123,10 +90,28 @@ def equilibrium(
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
     net = as_network(net)
+    check_tolerance(tolerance)
+    if isinstance(net, CellNetwork):
+        return equilibrium_by_cell(
+            net,
+            x,
+            y0=y0,
+            solver=solver,
+            gradient=gradient,
+            activation=activation,
+            check_stability=check_stability,
+            tolerance=tolerance,
+            throw=throw,
+            adjoint_failure=adjoint_failure,
+            probe=probe,
+        )
     check_network(net)
     x = checked_input(net, x)
     check_elementwise(activation)
-    check_tolerance(tolerance)
+    start = None
+    if y0 is not None:
+        shapes = tuple((size,) for size in net.sizes[1:])
+        start = jnp.concatenate(checked_start(y0, shapes, x.shape[:-1]), axis=-1)
     method = Method(
         kind=DenseKind(activation=activation, sizes=net.sizes[1:]),
         solver=solver,
@@ -138,23 +123,29 @@ def equilibrium(
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():
-        return _of_any_batch(method, net, x, probe, tolerance)
+        return _of_any_batch(method, net, x, probe, tolerance, start)
 
 
 def _of_any_batch(
-    method: Method, net: Network, x: Array, probe: AdjointReport, tolerance: ArrayLike | None
+    method: Method,
+    net: Network,
+    x: Array,
+    probe: AdjointReport,
+    tolerance: ArrayLike | None,
+    start: Array | None,
 ) -> Equilibrium:
     """Of an empty batch nothing, by way of one sample: loops and pivots want at least one."""
     axes = [
         axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size
     ]
     if not axes:
-        return _equilibrium(method, net, x, probe, tolerance)
+        return _equilibrium(method, net, x, probe, tolerance, start)
 
     def padded(leaf: Array) -> Array:
         return jnp.pad(leaf, [(0, int(axis in axes)) for axis in range(leaf.ndim)])
 
-    found = _equilibrium(method, net, padded(x), jax.tree.map(padded, probe), tolerance)
+    probe, start = jax.tree.map(padded, (probe, start))
+    found = _equilibrium(method, net, padded(x), probe, tolerance, start)
     shape = x.shape[:-1]
 
     def nothing(leaf: Array) -> Array:
@@ -167,6 +158,7 @@ def apply(
     net: NetworkLike,
     x: ArrayLike,
     *,
+    y0: Activities | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
@@ -175,14 +167,17 @@ def apply(
     throw: bool = False,
     adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
-) -> Float[Array, "*batch outputs"]:
+) -> Array:
     """The output layer's activities at equilibrium: x (..., inputs) -> (..., outputs).
+
+    Of a network with a read-out (`with_readout`) what that makes of them.
 
     See `equilibrium` for the arguments, and for how to tell whether a sample converged.
     """
     result = equilibrium(
         net,
         x,
+        y0=y0,
         solver=solver,
         gradient=gradient,
         activation=activation,
@@ -192,7 +187,7 @@ def apply(
         adjoint_failure=adjoint_failure,
         probe=probe,
     )
-    return result.activities[-1]
+    return read_out(net, result.activities)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -203,6 +198,7 @@ def _equilibrium(
     x: Float[Array, "*batch inputs"],
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
+    start: Float[Array, "*batch n"] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
     # Half precision has too few digits for a linear solve: solved, and returned, in float32.
@@ -212,7 +208,7 @@ def _equilibrium(
     finite = max_norm(x, axis=-1) < jnp.inf
     x = jnp.where(finite[:, None], x, 0)
     if net.is_recurrent:
-        solved = _solve(method, net, x, finite, probe, tolerance)
+        solved = _solve(method, net, x, finite, probe, tolerance, start)
         activities = split_layers(net, solved.state)
     else:
         activities, solved = _feed_forward(net, x, finite, _activation(method))
@@ -227,6 +223,7 @@ def _solve(
     finite: Bool[Array, " batch"],
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
+    start: Float[Array, "*batch n"] | None,
 ) -> Solved:
     """By the one rule, with samples first, (batch, n) and (batch,)."""
     dtype = x.dtype
@@ -234,13 +231,18 @@ def _solve(
     # A drive of NaN has no equilibrium. Solving for zero in its place keeps NaN out of the loop's
     # derivatives, where a masked cotangent would still meet it as 0 * NaN.
     valid = finite & ~jnp.any(jnp.isnan(b), axis=-1)
+    y0 = jnp.zeros_like(b)
+    if start is not None:
+        y0 = start.reshape(b.shape).astype(dtype)
+        valid = valid & jnp.all(jnp.isfinite(y0), axis=-1)
+        y0 = jnp.where(valid[:, None], y0, 0)
     b = jnp.where(valid[:, None], b, 0)
     if tolerance is not None:
         tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (1, x.shape[0]))
     matrix = connections(net, dtype)[..., None]
     inputs = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
     probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
-    solved = solve_implicitly(method, inputs, jnp.zeros_like(b.T), probe)
+    solved = solve_implicitly(method, inputs, y0.T, probe)
     solved = jax.tree.map(lambda leaf: leaf[0], solved._replace(state=solved.state.T[None]))
     return solved._replace(
         state=jnp.where(valid[:, None], solved.state, 0),
@@ -252,22 +254,6 @@ def _solve(
 def _activation(method: Method) -> Activation:
     kind: Any = method.kind
     return kind.activation
-
-
-def as_equilibrium(solved: Solved, activities: Any, *, throw: bool) -> Equilibrium:
-    """The public record of a solve, whose `activities` alone carry gradients."""
-    ended = converged(solved)
-    if throw:
-        activities = eqx.error_if(activities, ~jax.lax.stop_gradient(ended), NOT_CONVERGED)
-    assert solved.status is not None
-    return Equilibrium(
-        activities=activities,
-        residual=jax.lax.stop_gradient(solved.residual),
-        num_steps=solved.num_steps,
-        converged=ended,
-        status=solved.status,
-        sensitivity=jax.lax.stop_gradient(solved.sensitivity),
-    )
 
 
 def _feed_forward(

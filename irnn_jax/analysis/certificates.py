@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.cell_network import check_dense
 from irnn_jax.networks.dense import NetworkLike, as_network, check_network, connections
 from irnn_jax.wellposed import ScaledNetwork
 
@@ -63,6 +64,7 @@ def certify(net: NetworkLike, *, slope_bound: float = 0.25) -> Certificate:
     if not 0 < slope_bound < float("inf"):
         raise ValueError(f"slope_bound must be positive, got {slope_bound}")
     plain = as_network(net)
+    check_dense(plain, "certify")
     check_network(plain)
     matrix = connections(plain, jnp.result_type(*jax.tree.leaves(plain)))
     own = jnp.concatenate(net.scales()) if isinstance(net, ScaledNetwork) else None

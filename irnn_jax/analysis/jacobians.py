@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.cell_network import check_dense
 from irnn_jax.networks.dense import (
     Layer,
     Network,
@@ -59,6 +60,7 @@ def jacobians(
     if jnp.ndim(x) != 1:
         raise ValueError(f"jacobians takes one input (inputs,), got shape {jnp.shape(x)}")
     net = as_network(net)
+    check_dense(net, "jacobians")
     result = equilibrium(net, x, solver=solver, activation=activation)
     activities = result.activities
     dtype = activities[-1].dtype

@@ -4,6 +4,7 @@ D A is the Jacobian of Y -> f(A Y + b). Its Frobenius norm bounds the spectral r
 one keeps the equilibrium attracting, its adjoint well conditioned and every solver fast.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from irnn_jax.activations import Activation
+from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.analysis.stability import slope_at
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.cell_network import CellNetwork, functions_of
 from irnn_jax.networks.dense import Network, NetworkLike, as_network, checked_input, connections
 from irnn_jax.solvers import Auto, Solver
 
@@ -48,20 +50,44 @@ def jacobian_penalty(
     """
     net = as_network(net)
     result = equilibrium(net, x, solver=solver, activation=activation)
-    x = checked_input(net, x)
+    x = net.checked_input(x) if isinstance(net, CellNetwork) else checked_input(net, x)
     # Replace before the square, not after: its derivative at a NaN would be NaN, masked or not.
-    usable = result.converged[..., None]
-    state = jnp.where(usable, jnp.concatenate(result.activities, axis=-1), 0)
-    squares = squared_jacobian(net, jnp.where(usable, x, 0), state, activation)
-    return jnp.where(result.converged, squares, 0)
+    usable = result.converged
+
+    def kept(leaf: Array) -> Array:
+        return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
+
+    squares = squared_jacobian(net, kept(x), jax.tree.map(kept, result.activities), activation)
+    return jnp.where(usable, squares, 0)
 
 
 def squared_jacobian(
-    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: Activation
+    net: Network | CellNetwork, x: Array, activities: tuple[Array, ...], activation: Any
 ) -> Float[Array, "*batch"]:
-    """||D A||_F^2 / n at the stacked activities Y of a batch, without D A itself."""
+    """||D A||_F^2 / n at the activities of a batch, without D A itself: sums of squared rows."""
+    if isinstance(net, CellNetwork):
+        return _of_cell(net, x, activities, activation)
+    state = jnp.concatenate(activities, axis=-1)
     rows = jnp.sum(connections(net, state.dtype) ** 2, axis=1)
     return matmul(slope_at(net, x, state, activation) ** 2, rows) / rows.size
+
+
+def _of_cell(
+    net: CellNetwork, x: Array, activities: tuple[Array, ...], activation: Any
+) -> Float[Array, "*batch"]:
+    shapes = net.state_shapes
+    functions = functions_of(activation, len(shapes))
+    batch = activities[0].shape[: activities[0].ndim - len(shapes[0])]
+    state = tuple(leaf.reshape(-1, *shape) for leaf, shape in zip(activities, shapes, strict=True))
+    dtype = state[0].dtype
+    drive = net.drive(x.reshape(-1, *net.input_shape).astype(dtype))
+    terms = [
+        jnp.sum((accurate_slope(f, u) ** 2 * rows).reshape(len(u), -1), axis=1)
+        for f, u, rows in zip(
+            functions, net.preactivations(state, drive), net.squared_rows(dtype), strict=True
+        )
+    ]
+    return sum(terms[1:], terms[0]).reshape(batch) / sum(map(math.prod, shapes))
 
 
 def jacobian_penalty_estimate(

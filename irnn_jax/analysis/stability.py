@@ -1,15 +1,20 @@
 """Whether an equilibrium attracts the flow: the spectrum of its linearisation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.by_cell import checked_drive
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.linalg.arnoldi import rightmost
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.linalg.layout import SAMPLES_FIRST
 from irnn_jax.linalg.spectrum import spectral_abscissa
+from irnn_jax.networks.cell_network import Activities, CellNetwork, functions_of
+from irnn_jax.networks.cell_problem import StateShape
 from irnn_jax.networks.dense import (
     Network,
     NetworkLike,
@@ -47,7 +52,8 @@ def stability(
 
     Next to an equilibrium the flow dY/dt = f(A Y + b) - Y is d(dY)/dt = (D A - I) dY. Where the
     solver did not converge, abscissa and rate are those of its last iterate and `is_stable` is
-    false. Costs an eigenvalue problem for each sample; JAX has it on CPU and recent GPUs.
+    false. Costs an eigenvalue problem for each sample; JAX has it on CPU and recent GPUs. Of a
+    convolutional network the abscissa is an estimate, by Arnoldi's method on products.
 
     Args:
         net: the network.
@@ -60,10 +66,13 @@ def stability(
     """
     net = as_network(net)
     result = equilibrium(net, x, solver=solver, activation=activation)
-    state = jax.lax.stop_gradient(jnp.concatenate(result.activities, axis=-1))
-    matrix = connections(net, state.dtype)
-    slope = slope_at(net, x, state, activation)
-    abscissa = spectral_abscissa(slope[..., None] * matrix)
+    activities = jax.lax.stop_gradient(result.activities)
+    if isinstance(net, CellNetwork):
+        abscissa = _by_products(net, x, activities, activation)
+    else:
+        state = jnp.concatenate(activities, axis=-1)
+        slope = slope_at(net, x, state, activation)
+        abscissa = spectral_abscissa(slope[..., None] * connections(net, state.dtype))
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
 
@@ -75,3 +84,25 @@ def slope_at(
     x = checked_input(net, x).astype(state.dtype)
     b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
     return accurate_slope(activation, matmul(state, connections(net, state.dtype).T) + b)
+
+
+def _by_products(
+    net: CellNetwork, x: ArrayLike, activities: Activities, activation: Any
+) -> Float[Array, "*batch"]:
+    """The abscissa, from a start of random signs."""
+    functions = functions_of(activation, len(net.state_shapes))
+    x = net.checked_input(x).astype(activities[0].dtype)
+    batch = x.shape[: x.ndim - len(net.input_shape)]
+    drive, _ = checked_drive(net, x.reshape(-1, *net.input_shape))
+    pairs = zip(activities, net.state_shapes, strict=True)
+    state = tuple(leaf.reshape(-1, *shape) for leaf, shape in pairs)
+    shape = StateShape.of(state, batch_axes=1)
+    flat = shape.flatten(state, drive.shape[:1])
+
+    def step(y: Array) -> Array:
+        return shape.flatten(net.step(shape.unflatten(y), drive, functions), drive.shape[:1])
+
+    _, product = jax.linearize(step, flat)
+    signs = jax.random.rademacher(jax.random.key(0), flat.shape[1:], flat.dtype)
+    start = jnp.broadcast_to(signs, flat.shape)
+    return rightmost(product, start, SAMPLES_FIRST).reshape(batch)

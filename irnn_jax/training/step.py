@@ -12,19 +12,20 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from irnn_jax.activations import Activation
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.networks.dense import NetworkLike, as_network
+from irnn_jax.networks.dense import NetworkLike
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.training.guard import Guard, GuardState
 from irnn_jax.training.objective import Found, Loss, Objective
+from irnn_jax.training.solve import GivenSolve, NetworkSolve, OwnSolve
 
-Batch = tuple[Array, Any]
+Batch = tuple[Any, Any]
 
 
 class TrainState(NamedTuple):
     """All that a training run carries from step to step.
 
     Attributes:
-        net: the parameters: a `Network`, or what a parametrisation made of it.
+        net: the parameters: a network of any kind, or what `solve` takes.
         opt_state: the optimiser's state.
         step: the number of steps taken, ().
         guard: what `Guard` remembers; None trains without it.
@@ -93,6 +94,7 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    solve: OwnSolve | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: Activation = jax.nn.sigmoid,
@@ -108,6 +110,11 @@ def make_train_step(
             step takes the mean over the samples that converged.
         optimizer: for instance `irnn_jax.adam(0.01)`; any optax transformation, those that ask
             for `value`, `grad` or `value_fn` included, for instance `optax.lbfgs`.
+        solve: `solve(params, x, probe)` -> (output, `Equilibrium`), for a model that holds an
+            equilibrium of any kind: a cell by `fixed_point`, a module of flax or equinox. `params`
+            is a pytree of arrays, `x` one with the batch's axes first, and `probe` is passed on to
+            `fixed_point` or `equilibrium`. None: `state.net` is a network. How it is solved is then
+            said inside, and not by the arguments below.
         solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
@@ -124,20 +131,35 @@ def make_train_step(
     the gradient, and counted. The parameters never become NaN.
 
     Raises:
-        ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
-            return one number for a sample.
+        ValueError: `penalty` is a negative number, or something is said twice, with `solve` and
+            beside it; (when the step is traced) `loss` does not return one number for a sample.
     """
-    objective = Objective(
-        loss=loss,
+    of_network = NetworkSolve(
         solver=solver,
         gradient=gradient,
         activation=activation,
         check_stability=check_stability,
         tolerance=tolerance,
-        penalty=penalty,
     )
-
+    if solve is not None and of_network != _DEFAULT:
+        raise ValueError("with solve=, say inside of it how it is solved, not beside it")
+    if solve is not None and (isinstance(penalty, Array) or penalty > 0):
+        raise ValueError(
+            "penalty is known for networks only: with solve=, add "
+            "irnn_jax.jacobian_penalty_estimate to the loss"
+        )
+    given = of_network if solve is None else GivenSolve(solve=solve)
+    objective = Objective(loss=loss, solve=given, penalty=penalty)
     return jax.jit(functools.partial(_step, objective, optimizer, guard))
+
+
+_DEFAULT = NetworkSolve(
+    solver=Auto(),
+    gradient=Exact(),
+    activation=jax.nn.sigmoid,
+    check_stability=True,
+    tolerance=None,
+)
 
 
 def _step(
@@ -148,7 +170,7 @@ def _step(
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
     x, target = batch
-    x = jnp.asarray(x)
+    x = jax.tree.map(jnp.asarray, x)
     found, report, grads = objective.gradient_of_batch(state.net, x, target)
     grads, norm, applied = _finite_or_zero(grads)
     params: Any = state.net
@@ -161,9 +183,9 @@ def _step(
         # What line searches and schedules by the loss ask for; to others it is nothing.
         value=found.loss + found.penalty,
         grad=grads,
-        value_fn=lambda net: objective.of_batch(net, objective.probe(net, x), x, target)[0],
+        value_fn=lambda net: objective.of_batch(net, objective.solve.probe(net, x), x, target)[0],
     )
-    net, guard_state, rejected, scale = _move(state, updates, guard, losses)
+    net, guard_state, rejected, scale = _move(objective, state, updates, guard, losses)
     # An optimiser may divide zero by zero, for instance Adam without its eps.
     finite = _all_finite((net, opt_state))
     net, opt_state = jax.tree.map(
@@ -212,6 +234,7 @@ def _metrics(found: Found, report: AdjointReport, **update: Array) -> Metrics:
 
 
 def _move(
+    objective: Objective,
     state: TrainState,
     updates: Any,
     guard: Guard | None,
@@ -219,7 +242,7 @@ def _move(
 ) -> tuple[Any, GuardState | None, Bool[Array, ""], Float[Array, ""]]:
     """The parameters after an update, the guard's state, whether it rejected, and its scale."""
     params: Any = state.net
-    if guard is None or state.guard is None or not as_network(params).is_recurrent:
+    if guard is None or state.guard is None or not objective.solve.can_lose_equilibria(params):
         net: Any = optax.apply_updates(params, updates)
         one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
         return net, state.guard, jnp.zeros((), bool), one
