@@ -13,12 +13,12 @@ from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.analysis.stability import Stability, stability
 from irnn_jax.equilibrium import apply, equilibrium
-from irnn_jax.fixed_point import fixed_point
+from irnn_jax.equilibrium.fixed_point import fixed_point
+from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
 from irnn_jax.networks.readout import ReadOut, with_readout
-from irnn_jax.record import Equilibrium, adjoint_probe
 from irnn_jax.solvers import (
     Anderson,
     Auto,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
-    from irnn_jax.record import Equilibrium
+    from irnn_jax.equilibrium.record import Equilibrium
 
 # A sample that moved for so many time constants, and still moves so fast, is going in circles.
 CYCLE_TIME, CYCLE_SPEED = 20.0, 1e-3

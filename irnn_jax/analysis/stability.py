@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
-from irnn_jax.by_cell import checked_drive
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.equilibrium.by_cell import checked_drive
 from irnn_jax.linalg.arnoldi import rightmost
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.linalg.layout import SAMPLES_FIRST

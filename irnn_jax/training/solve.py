@@ -10,12 +10,12 @@ from jaxtyping import Array, ArrayLike
 
 from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import equilibrium
+from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
 from irnn_jax.gradients import Gradient
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.cell_network import CellNetwork
 from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.networks.readout import read_out
-from irnn_jax.record import Equilibrium, adjoint_probe
 from irnn_jax.solvers import Solver
 
 # (params, x, probe) -> what the loss is of, and the equilibria with their flags (*batch).

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import Activation, check_elementwise
-from irnn_jax.by_cell import checked_start, equilibrium_by_cell
+from irnn_jax.equilibrium.by_cell import checked_start, equilibrium_by_cell
+from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
 from irnn_jax.implicit import (
@@ -32,7 +33,6 @@ from irnn_jax.networks.dense import (
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
 from irnn_jax.networks.readout import read_out
-from irnn_jax.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.status import Status

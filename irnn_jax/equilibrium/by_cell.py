@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from irnn_jax.activations import Activation
-from irnn_jax.fixed_point import fixed_point
+from irnn_jax.equilibrium.fixed_point import fixed_point
+from irnn_jax.equilibrium.record import Equilibrium
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.cell_network import Activities, CellNetwork, functions_of
-from irnn_jax.record import Equilibrium
 from irnn_jax.solvers import Solver
 from irnn_jax.status import Status
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
 from irnn_jax.implicit import (
@@ -18,7 +19,6 @@ from irnn_jax.implicit import (
     solve_implicitly,
 )
 from irnn_jax.networks.cell_problem import CellKind, StateShape
-from irnn_jax.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.rewrite import evaluate
