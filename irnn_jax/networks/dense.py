@@ -82,8 +82,11 @@ class Parametrization(Protocol):
         ...
 
 
-def as_network(net: NetworkLike) -> Network:
-    """The weights themselves: what every public function calls once, at its door."""
+def as_network(net: NetworkLike) -> Any:
+    """The weights themselves: what every public function calls once, at its door.
+
+    A `Network`, or one that is solved as a cell (`CellNetwork`).
+    """
     if isinstance(net, Network):
         return net
     if not isinstance(net, ParametrizedNetwork):

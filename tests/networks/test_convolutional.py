@@ -186,14 +186,12 @@ def test_what_does_not_fit_is_refused_at_the_door():
         irnn.apply(net, x[..., :1])
     with pytest.raises(ValueError, match="activation has 3 entries, but the network has 2 layers"):
         irnn.apply(net, x, activation=(jnp.tanh,) * 3)
+    wrong = net.layers[0]._replace(lateral=jnp.zeros((3, 3, 2, 3)))
+    changed = irnn.conv.ConvNetwork(
+        layers=(wrong, net.layers[1]), feedback=net.feedback, image=IMAGE, strides=STRIDES
+    )
     with pytest.raises(ValueError, match=r"layers\[0\].lateral has shape"):
-        wrong = net.layers[0]._replace(lateral=jnp.zeros((3, 3, 2, 3)))
-        irnn.apply(
-            irnn.conv.ConvNetwork(
-                layers=(wrong, net.layers[1]), feedback=net.feedback, image=IMAGE, strides=STRIDES
-            ),
-            x,
-        )
+        irnn.apply(changed, x)
     with pytest.raises(ValueError, match="convolutional"):
         irnn.jacobians(net, x)
     with pytest.raises(ValueError, match="convolutional"):
