@@ -32,7 +32,7 @@ from irnn_jax.solvers import (
 )
 from irnn_jax.status import Status, describe
 from irnn_jax.training.guard import Guard, GuardState
-from irnn_jax.training.optimizers import adam
+from irnn_jax.training.optimizers import adam, by_group
 from irnn_jax.training.runs import fit, run_epoch
 from irnn_jax.training.step import Metrics, TrainState, make_train_step, squared_error
 from irnn_jax.wellposed import Certified, Symmetric
@@ -72,6 +72,7 @@ __all__ = [
     "adam",
     "adjoint_probe",
     "apply",
+    "by_group",
     "certify",
     "cpu_xla_flags",
     "describe",
