@@ -16,6 +16,7 @@ from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
+from irnn_jax.saving import load, save
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -83,8 +84,10 @@ __all__ = [
     "jacobian_penalty",
     "jacobian_penalty_estimate",
     "jacobians",
+    "load",
     "make_train_step",
     "run_epoch",
+    "save",
     "squared_error",
     "stability",
 ]

@@ -142,7 +142,9 @@ def _partitioned(choose: Choice) -> optax.GradientTransformationExtraArgs:
             extra["value_fn"] = lambda part: value_fn(_filled(part, params))
         return partition(updates).update(updates, state, params, **extra)
 
-    return optax.GradientTransformationExtraArgs(lambda net: partition(net).init(net), update)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: partition(params).init(params), update
+    )
 
 
 def _filled(part: Any, params: Any) -> Any:

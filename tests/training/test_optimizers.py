@@ -127,7 +127,7 @@ class WithReadout(NamedTuple):
         return WithReadout(jax.tree.map(lambda _: "lateral", self.inner), "readout")
 
 
-READOUT = WithReadout(NETS["one_layer"], jnp.ones((3, 2)))
+READOUT: Any = WithReadout(NETS["one_layer"], jnp.ones((3, 2)))
 
 
 def test_a_network_brings_groups_of_its_own():
@@ -186,7 +186,7 @@ def test_runs_are_trained_side_by_side():
 
 def test_what_asks_for_the_loss_gets_it():
     """A line search in one group follows the loss with the other groups as they are."""
-    net = NETS["recurrent"]
+    net: Any = NETS["recurrent"]
 
     def loss_of(lateral, others):
         return sum(jnp.sum((leaf - 0.3) ** 2 * jnp.exp(leaf)) for leaf in lateral) * others
@@ -264,7 +264,7 @@ def test_groups_that_do_not_fit_are_refused(name):
 def test_a_network_of_its_own_names_its_groups():
     with pytest.raises(ValueError, match=r"'redout'; the groups are \(.*'bias', 'readout'\)"):
         irnn.by_group({"lateral": ADAM, "readout": ADAM, "redout": ADAM}).init(READOUT)
-    with pytest.raises(ValueError, match="no transformation was given for the .* 'readout'"):
+    with pytest.raises(ValueError, match=r"no transformation was given for the .* 'readout'"):
         irnn.by_group({"lateral": ADAM}).init(READOUT)
 
 
@@ -279,5 +279,5 @@ def test_a_value_that_is_no_transformation_is_refused(value):
 @pytest.mark.usefixtures("without_runtime_types")
 def test_one_transformation_for_all_is_refused():
     one: Any = ADAM
-    with pytest.raises(ValueError, match="mapping from groups .*, got a GradientTransformation"):
+    with pytest.raises(ValueError, match=r"mapping from groups .*, got a GradientTransformation"):
         irnn.by_group(one)
