@@ -19,6 +19,7 @@ from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
 from irnn_jax.networks.readout import ReadOut, with_readout
+from irnn_jax.saving import load, save
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -35,7 +36,7 @@ from irnn_jax.solvers import (
 )
 from irnn_jax.status import Status, describe
 from irnn_jax.training.guard import Guard, GuardState
-from irnn_jax.training.optimizers import adam
+from irnn_jax.training.optimizers import adam, by_group
 from irnn_jax.training.runs import fit, run_epoch
 from irnn_jax.training.step import Metrics, TrainState, make_train_step, squared_error
 from irnn_jax.wellposed import Certified, Symmetric
@@ -76,6 +77,7 @@ __all__ = [
     "adam",
     "adjoint_probe",
     "apply",
+    "by_group",
     "certify",
     "conv",
     "cpu_xla_flags",
@@ -87,8 +89,10 @@ __all__ = [
     "jacobian_penalty",
     "jacobian_penalty_estimate",
     "jacobians",
+    "load",
     "make_train_step",
     "run_epoch",
+    "save",
     "squared_error",
     "stability",
     "with_readout",

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from irnn_jax.linalg.dense import matmul
+from irnn_jax.networks.initialization import find_initialization
 
 
 class Layer(NamedTuple):
@@ -66,7 +67,7 @@ class ParametrizedNetwork(Protocol):
         ...
 
     def groups(self) -> Any:
-        """The name of each parameter's group, as `adam` knows them, in a pytree like this one."""
+        """The name of each parameter's group, as `by_group` takes them, in a pytree like this."""
         ...
 
 
@@ -105,6 +106,7 @@ def init(
     *,
     recurrent: bool = True,
     dtype: Any = None,
+    initialization: str = "paper",
     parametrization: None = None,
 ) -> Network: ...
 
@@ -116,6 +118,7 @@ def init(
     *,
     recurrent: bool = True,
     dtype: Any = None,
+    initialization: str = "paper",
     parametrization: Parametrization,
 ) -> ParametrizedNetwork: ...
 
@@ -126,40 +129,47 @@ def init(
     *,
     recurrent: bool = True,
     dtype: Any = None,
+    initialization: str = "paper",
     parametrization: Parametrization | None = None,
 ) -> NetworkLike:
-    """Draw a network as the paper does (sections 3.1, 3.2).
+    """Draw a network, by default as the paper does (sections 3.1, 3.2).
 
     Q and T uniform in [-0.5, 0.5], W and R zero. The feed-forward twin of the same key has the
     same Q and T, and so has the parametrised network.
+
+    Deep and wide networks learn from another start: with `fan_in` the size of the layer below and
+    `fan_out` that of the layer itself,
+
+        "paper"     Q and T uniform in [-1/2, 1/2]
+        "glorot"    Q uniform in [-l, l], l^2 = 6/(fan_in + fan_out),    T = 0
+        "lecun"     Q normal with variance 1/fan_in,                     T = 0
 
     Args:
         key: a JAX random key.
         sizes: (inputs, hidden..., outputs), at least two positive numbers; (2, 2) is one layer.
         recurrent: False for the feed-forward twin, which has no W and no R.
         dtype: a floating-point dtype; None: JAX's default.
+        initialization: "paper", "glorot" or "lecun".
         parametrization: for instance `irnn_jax.Certified()`; None: the weights are the parameters.
 
     Raises:
         ValueError: bad sizes, a dtype that is not floating, float64 while `jax_enable_x64` is
-            off, or a parametrisation of a feed-forward network.
+            off, an unknown initialisation, or a parametrisation of a feed-forward network.
     """
     if parametrization is not None and not recurrent:
         raise ValueError("a feed-forward network has no recurrent weights to parametrise")
     sizes = _checked_sizes(sizes)
     dtype = checked_dtype(dtype)
-
-    def uniform(key: chex.PRNGKey, *shape: int) -> Array:
-        return jax.random.uniform(key, shape, dtype, -0.5, 0.5)
+    draw = find_initialization(initialization)
 
     layers = []
     keys = jax.random.split(key, (len(sizes) - 1, 2))
     for (weight_key, bias_key), (below, size) in zip(keys, itertools.pairwise(sizes), strict=True):
         layers.append(
             Layer(
-                feedforward=uniform(weight_key, size, below),
+                feedforward=draw.feedforward(weight_key, (size, below), dtype),
                 lateral=jnp.zeros((size, size), dtype) if recurrent else None,
-                bias=uniform(bias_key, size),
+                bias=draw.bias(bias_key, (size,), dtype),
             )
         )
     pairs = itertools.pairwise(sizes[1:]) if recurrent else ()

@@ -27,8 +27,10 @@ from irnn_jax.wellposed.scaled import (
 
 # How much of (1 - m)/L the drawn weights may use up: V is then far from singular.
 SHARE = 0.9
-# `init` draws from [-0.5, 0.5].
+# The paper draws from [-0.5, 0.5].
 LARGEST_DRAWN = 0.5
+# How much of `scale_limit` a larger draw may use up: log P is then where tanh is far from flat.
+USABLE = 0.5
 
 
 class CertifiedNetwork(ScaledNetwork):
@@ -70,8 +72,9 @@ class CertifiedNetwork(ScaledNetwork):
 class Certified:
     """A unique, globally attracting equilibrium for every input: `init(..., parametrization=)`.
 
-    Drawn as the paper draws: W = R = 0, and the same Q and T as without a parametrisation. Layers
-    so wide that this would break the bound get a smaller P than the layer before.
+    Drawn with W = R = 0, and the same Q and T as without a parametrisation. Layers so wide that
+    this would break the bound get a smaller P than the layer before. Where P has no room for that,
+    which the paper's draw never meets, the feed-forward weights between neurons start smaller.
 
     Attributes:
         margin: m in (0, 1), how far the network stays from the edge, as `certify` measures it.
@@ -91,13 +94,15 @@ class Certified:
     def start(self, drawn: Network) -> CertifiedNetwork:
         """V and U such that W = R = 0: U - U^T and V^T V are the two parts of P A P^-1."""
         bound = (1 - self.margin) / self.slope_bound
-        limit = self.scale_limit + self._room(drawn.sizes, SHARE * bound)
+        room = self._room(drawn.sizes, SHARE * bound)
+        limit = self.scale_limit + room
         between = [layer.feedforward for layer in drawn.layers[1:]]
         # Neighbours in B: r Q with |r Q| <= SHARE * bound. In the symmetric part each layer meets
         # half of that from below and half from above, so the bound is never reached.
         norms = [jnp.linalg.norm(Q, 2) for Q in between]
         ratios = [jnp.minimum(1, SHARE * bound / jnp.where(s > 0, s, 1)) for s in norms]
         scaled = [r * Q for r, Q in zip(ratios, between, strict=True)]
+        log_ratios = _within(room + USABLE * self.scale_limit, [jnp.log(r) for r in ratios])
 
         factor, factor_above = [], []
         for i, layer in enumerate(drawn.layers):
@@ -111,7 +116,7 @@ class Certified:
         return CertifiedNetwork(
             feedforward=drawn.layers[0].feedforward,
             bias=tuple(layer.bias for layer in drawn.layers),
-            scale=scale_parameters([jnp.log(r) for r in ratios], drawn, limit),
+            scale=scale_parameters(log_ratios, drawn, limit),
             scale_limit=limit,
             factor=tuple(factor),
             factor_above=tuple(factor_above),
@@ -127,3 +132,9 @@ class Certified:
             worst = LARGEST_DRAWN * (below * size) ** 0.5
             room += max(0.0, math.log(worst / largest)) / 2
         return room
+
+
+def _within(largest: float, log_ratios: list[Float[Array, ""]]) -> list[Float[Array, ""]]:
+    """All times the same number, so that half of their sum, none positive, is at most `largest`."""
+    half = jnp.asarray(-sum(log_ratios) / 2)
+    return [log * jnp.minimum(1, largest / jnp.where(half > 0, half, 1)) for log in log_ratios]
