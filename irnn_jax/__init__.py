@@ -11,11 +11,20 @@ from irnn_jax.analysis.certificates import Certificate, certify
 from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.analysis.stability import Stability, stability
+from irnn_jax.constraints import (
+    Dale,
+    dale,
+    local_mask,
+    masked,
+    no_self_connections,
+    random_mask,
+)
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, apply, equilibrium
 from irnn_jax.fixed_point import fixed_point
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
+from irnn_jax.networks.dense import Layer, Network, NetworkLike
+from irnn_jax.networks.drawing import init
 from irnn_jax.solvers import (
     Anderson,
     Auto,
@@ -45,6 +54,7 @@ __all__ = [
     "Cascade",
     "Certificate",
     "Certified",
+    "Dale",
     "Equilibrium",
     "Euler",
     "Exact",
@@ -74,6 +84,7 @@ __all__ = [
     "apply",
     "certify",
     "cpu_xla_flags",
+    "dale",
     "describe",
     "equilibrium",
     "fit",
@@ -82,7 +93,11 @@ __all__ = [
     "jacobian_penalty",
     "jacobian_penalty_estimate",
     "jacobians",
+    "local_mask",
     "make_train_step",
+    "masked",
+    "no_self_connections",
+    "random_mask",
     "run_epoch",
     "squared_error",
     "stability",
