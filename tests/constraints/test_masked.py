@@ -14,7 +14,8 @@ from irnn_jax.networks.groups import parameter_groups
 from tests.problems import CHEAP, central_differences, inputs, network, relative_error, targets
 
 SIZES = (2, 3, 2)
-PLAIN = network(SIZES, scale=0.6)._replace(skips={"0->2": jnp.asarray([[0.5, -0.3], [0.2, 0.7]])})
+ACROSS = jnp.asarray([[0.5, -0.3], [0.2, 0.7]])
+PLAIN: Any = network(SIZES, scale=0.6)._replace(skips={"0->2": ACROSS})
 MASKS = {
     "layers[0].lateral": ~np.eye(3, dtype=bool),
     "layers[1].feedforward": np.array([[1, 0, 1], [0, 1, 1]]),
@@ -48,16 +49,9 @@ def loss(net: Any, x: Any) -> Any:
 def test_masked_weights_are_zero_and_others_as_they_were():
     assert relative_error(NET.network(), by_hand(PLAIN)) == 0
     # Zeros that are there, whatever the parameter is.
-    bad = NET.network().layers[0].lateral
-    held = irnn.masked(
-        PLAIN._replace(
-            layers=(
-                PLAIN.layers[0]._replace(lateral=jnp.where(jnp.eye(3), jnp.nan, bad)),
-                PLAIN.layers[1],
-            )
-        ),
-        MASKS,
-    )
+    first, second = PLAIN.layers
+    first = first._replace(lateral=jnp.where(jnp.eye(3) == 1, jnp.nan, first.lateral))
+    held = irnn.masked(PLAIN._replace(layers=(first, second)), MASKS)
     assert relative_error(held.network(), by_hand(PLAIN)) == 0
 
 
@@ -83,10 +77,9 @@ def test_masks_are_no_parameters():
     assert jax.tree.structure(groups) == jax.tree.structure(NET)
 
 
-@pytest.mark.parametrize(
-    "optimizer", [irnn.adam(0.05), optax.adamw(0.05, weight_decay=0.1), optax.sgd(0.1)]
-)
-def test_masked_weights_stay_zero_in_training(optimizer):
+def test_masked_weights_stay_zero_in_training():
+    # One that moves parameters whose gradient is zero.
+    optimizer = optax.adamw(0.05, weight_decay=0.1)
     step = irnn.make_train_step(
         irnn.squared_error, optimizer, solver=CHEAP, guard=irnn.Guard(every=2)
     )
@@ -94,7 +87,7 @@ def test_masked_weights_stay_zero_in_training(optimizer):
     batch = inputs(PLAIN), targets(PLAIN)
     for _ in range(5):
         state, metrics = step(state, batch)
-    assert metrics.applied == 1
+        assert metrics.applied == 1
     learnt: Any = state.net.network()
     assert relative_error(learnt, by_hand(learnt)) == 0
     for mine, before in zip(jax.tree.leaves(learnt), jax.tree.leaves(NET.network()), strict=True):
@@ -115,7 +108,8 @@ def test_runs_share_masks_under_vmap():
 
 
 def test_masks_of_a_masked_network_are_joined():
-    twice = irnn.masked(NET, {"layers[0].lateral": np.tri(3), "layers[0].bias": [1, 1, 0]})
+    more = {"layers[0].lateral": np.tri(3), "layers[0].bias": np.array([1, 1, 0])}
+    twice: Any = irnn.masked(NET, more)
     lateral = twice.network().layers[0].lateral
     np.testing.assert_array_equal(lateral, np.tri(3, k=-1) * PLAIN.layers[0].lateral)
     assert twice.network().layers[0].bias[2] == 0

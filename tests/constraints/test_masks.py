@@ -40,9 +40,11 @@ def test_a_random_mask_has_the_density(density, getkey):
 
 
 def test_random_masks_under_vmap_are_those_of_a_key_from_outside():
+    of_masks = jax.random.key(1)
+
     def start(key):
         net = irnn.init(key, (2, 5, 2))
-        return irnn.masked(net, irnn.random_mask(jax.random.key(1), net, 0.4)).network()
+        return irnn.masked(net, irnn.random_mask(of_masks, net, 0.4)).network()
 
     nets = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 3))
     there = np.asarray(nets.layers[0].feedforward) != 0

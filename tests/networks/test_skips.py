@@ -41,7 +41,7 @@ def part(layer: int) -> slice:
     return slice(ENDS[layer - 1], ENDS[layer])
 
 
-def written_out(net: irnn.Network) -> irnn.Network:
+def written_out(net: irnn.Network) -> Any:
     """One layer of all neurons, with A as its lateral weights, put together by hand."""
     A, Q = connection_matrix(net._replace(skips=None)), np.zeros((ENDS[-1], SIZES[0]))
     Q[part(1)] = net.layers[0].feedforward
@@ -81,14 +81,13 @@ def taken_apart(layer: irnn.Layer, net: irnn.Network) -> irnn.Network:
 
 @pytest.mark.parametrize("net", [NET, FORWARD], ids=["recurrent", "forward"])
 def test_activities_solve_the_equation_written_out(net):
-    (layer,) = written_out(net).layers
-    Q, A, T = (np.asarray(leaf) for leaf in layer)
+    Q, A, T = (np.asarray(leaf) for leaf in written_out(net).layers[0])
     result = irnn.equilibrium(net, inputs(net))
     assert result.converged.all()
     for x, *activities in zip(inputs(net), *result.activities, strict=True):
         b = Q @ np.asarray(x) + T
         Y = fsolve(lambda Y, b=b: expit(A @ Y + b) - Y, np.full(len(b), 0.5), xtol=1e-14)
-        np.testing.assert_allclose(np.concatenate(activities), Y, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(np.concatenate(activities) - Y, 0, rtol=0, atol=1e-10)
 
 
 def loss_of(**options: Any) -> Any:
@@ -157,11 +156,12 @@ def test_jacobians_of_two_layers_take_the_input_to_the_output():
 def test_stability_certificate_and_penalty_see_skips():
     x = inputs(NET)
     big = written_out(NET)
-    for seen in (
+    measures: list[Any] = [
         lambda net: irnn.stability(net, x).abscissa,
         lambda net: irnn.certify(net).lyapunov_margin,
         lambda net: irnn.jacobian_penalty(net, x),
-    ):
+    ]
+    for seen in measures:
         np.testing.assert_allclose(seen(NET), seen(big), rtol=1e-9)
 
 
