@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool
 
 
@@ -45,7 +46,7 @@ def checked_binary(name: str, values: Any, shape: tuple[int, ...]) -> Bool[np.nd
 
 def concrete(name: str, values: Any) -> np.ndarray:
     """Numbers that are known while a program is traced, or a ValueError."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
         raise ValueError(
             f"{name} is traced, but is a part of the program: make it outside of jit, vmap and grad"
         )

@@ -48,13 +48,15 @@ def random_mask(key: chex.PRNGKey, net: NetworkLike, density: float) -> Masks:
     if not 0 < density <= 1:
         raise ValueError(f"density must be above 0 and at most 1, got {density}")
     shapes = connection_shapes(net)
+    # Also while a program is traced that this key is no argument of.
+    with jax.ensure_compile_time_eval():
+        seed = concrete("the key of a random mask", jax.random.key_data(key))
+    # NumPy's, since masks are a part of the program: nothing is compiled for each shape.
+    rng = np.random.default_rng(seed)
     masks = {}
-    for i, (connection, shape) in enumerate(shapes.items()):
+    for connection, shape in shapes.items():
         size = int(np.prod(shape))
-        # Also while a program is traced that this key is no argument of.
-        with jax.ensure_compile_time_eval():
-            order = jax.random.permutation(jax.random.fold_in(key, i), size)
-        left = concrete("the mask", order) < round(density * size)
+        left = rng.permutation(size) < round(density * size)
         masks[connection.name] = left.reshape(shape)
     return masks
 

@@ -72,7 +72,7 @@ def test_a_local_mask_is_a_band():
             lambda: jax.jit(lambda key: irnn.random_mask(key, network((2, 2)), 0.5))(
                 jax.random.key(0)
             ),
-            "the mask is traced",
+            "the key of a random mask is traced",
         ),
         (lambda: irnn.local_mask((3,), 1.0), "shape must be that of a weight matrix"),  # pyright: ignore[reportArgumentType]
         (lambda: irnn.local_mask((3, 3), -1.0), "radius must be at least 0, got -1"),
