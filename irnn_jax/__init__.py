@@ -12,12 +12,21 @@ from irnn_jax.analysis.certificates import Certificate, certify
 from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
 from irnn_jax.analysis.stability import Stability, stability
+from irnn_jax.constraints import (
+    Dale,
+    dale,
+    local_mask,
+    masked,
+    no_self_connections,
+    random_mask,
+)
 from irnn_jax.equilibrium import apply, equilibrium
 from irnn_jax.equilibrium.fixed_point import fixed_point
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
 from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.networks.dense import Layer, Network, NetworkLike, init
+from irnn_jax.networks.dense import Layer, Network, NetworkLike
+from irnn_jax.networks.drawing import init
 from irnn_jax.networks.readout import ReadOut, with_readout
 from irnn_jax.saving import load, save
 from irnn_jax.solvers import (
@@ -49,6 +58,7 @@ __all__ = [
     "Cascade",
     "Certificate",
     "Certified",
+    "Dale",
     "Equilibrium",
     "Euler",
     "Exact",
@@ -81,6 +91,7 @@ __all__ = [
     "certify",
     "conv",
     "cpu_xla_flags",
+    "dale",
     "describe",
     "equilibrium",
     "fit",
@@ -90,7 +101,11 @@ __all__ = [
     "jacobian_penalty_estimate",
     "jacobians",
     "load",
+    "local_mask",
     "make_train_step",
+    "masked",
+    "no_self_connections",
+    "random_mask",
     "run_epoch",
     "save",
     "squared_error",

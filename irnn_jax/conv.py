@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from irnn_jax.networks.convolutional import ConvLayer, ConvNetwork, check_image
-from irnn_jax.networks.dense import checked_dtype
+from irnn_jax.networks.drawing import checked_dtype
 from irnn_jax.wellposed.convolutional import CertifiedConv as Certified
 from irnn_jax.wellposed.convolutional import CertifiedConvNetwork as CertifiedNetwork
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from irnn_jax.networks.dense import Layer, Network, NetworkLike, ParametrizedNetwork, checked_dtype
+from irnn_jax.networks.dense import Layer, Network, NetworkLike, ParametrizedNetwork
+from irnn_jax.networks.drawing import checked_dtype
 from irnn_jax.wellposed import CertifiedNetwork, SymmetricNetwork
 
 MAGIC = b"irnn_jax network "

@@ -11,6 +11,7 @@ PAGES = [
     "README.md",
     "docs/choosing.md",
     "docs/convolutional.md",
+    "docs/networks.md",
     "docs/training.md",
     "docs/wellposed.md",
 ]

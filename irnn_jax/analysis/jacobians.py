@@ -28,6 +28,7 @@ from irnn_jax.networks.dense import (
     drive,
     split_layers,
 )
+from irnn_jax.networks.wiring import Connection, map_connections
 from irnn_jax.solvers import Auto, Solver
 
 Sensitivities = tuple[Float[Array, "outputs _"], ...]
@@ -115,23 +116,13 @@ def _outer_products(
 ) -> Network:
     """J_ijm = P_ij Y_m for every weight; `activities` begin with the input."""
 
-    def outer(weights: Array | None, sensitivity: Array, presynaptic: Array) -> Array | None:
-        return None if weights is None else sensitivity[:, :, None] * presynaptic
+    def derivative(connection: Connection, weights: Array) -> Array:
+        del weights
+        return sensitivities[connection.target - 1][:, :, None] * activities[connection.source]
 
-    layers = []
-    for i, (layer, sensitivity) in enumerate(zip(net.layers, sensitivities, strict=True)):
-        layers.append(
-            Layer(
-                feedforward=sensitivity[:, :, None] * activities[i],
-                lateral=outer(layer.lateral, sensitivity, activities[i + 1]),
-                bias=sensitivity,
-            )
-        )
-    feedback = tuple(
-        outer(weights, sensitivities[i], activities[i + 2])
-        for i, weights in enumerate(net.feedback)
-    )
-    return Network(layers=tuple(layers), feedback=feedback)
+    derivatives = map_connections(derivative, net)
+    pairs = zip(derivatives.layers, sensitivities, strict=True)
+    return derivatives._replace(layers=tuple(layer._replace(bias=own) for layer, own in pairs))
 
 
 def _lateral(layer: Layer) -> Array:

@@ -29,6 +29,7 @@ from irnn_jax.networks.dense import (
     checked_input,
     connections,
     drive,
+    present_skips,
     split_layers,
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
@@ -259,13 +260,16 @@ def _activation(method: Method) -> Activation:
 def _feed_forward(
     net: Network, x: Float[Array, "batch inputs"], finite: Bool[Array, " batch"], f: Activation
 ) -> tuple[tuple[Array, ...], Solved]:
-    activities: list[Array] = []
-    below = x
-    for layer in net.layers:
-        dtype = x.dtype
-        below = matmul(below, layer.feedforward.astype(dtype).T) + layer.bias.astype(dtype)[None]
-        below = f(below)
-        activities.append(below)
+    dtype = x.dtype
+    seen, skips = [x], present_skips(net)
+    for i, layer in enumerate(net.layers):
+        total = matmul(seen[-1], layer.feedforward.astype(dtype).T)
+        total = total + layer.bias.astype(dtype)[None]
+        for (source, target), weights in skips:
+            if target == i + 1:
+                total = total + matmul(seen[source], weights.astype(dtype).T)
+        seen.append(f(total))
+    activities = seen[1:]
     state = jnp.concatenate(activities, axis=-1)
     ended = finite & jnp.all(jnp.isfinite(state), axis=-1)
     return tuple(activities), Solved(

@@ -6,17 +6,14 @@ For two layers (section 3.2; hidden l2, output l1):
     A = [[W_l2, R], [Q_l1, W_l1]],    b(x) = [Q_l2 x + T_l2, T_l1],    Y = f(A Y + b).
 """
 
-import itertools
-from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from irnn_jax.linalg.dense import matmul
-from irnn_jax.networks.initialization import find_initialization
+from irnn_jax.networks.skips import checked_skip_ends, skip_ends
 
 
 class Layer(NamedTuple):
@@ -40,10 +37,15 @@ class Network(NamedTuple):
         layers: from the first hidden layer to the output.
         feedback: feedback[i] is R, (size_i, size_{i+1}), from layer i+1 back to layer i; None, or
             an empty tuple, for none.
+        skips: weights between layers that are no neighbours, by "source->target", where 0 is the
+            input, 1 the first hidden layer, and so on to the output: skips["0->2"], (size of 2,
+            inputs), leads from the input to the second layer, and skips["3->1"] back from the
+            third to the first. None for none.
     """
 
     layers: tuple[Layer, ...]
     feedback: tuple[Float[Array, "size above"] | None, ...] = ()
+    skips: dict[str, Float[Array, "target source"] | None] | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -53,9 +55,16 @@ class Network(NamedTuple):
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether any lateral or feedback weights are present."""
+        """Whether any weights lead from a layer to itself or back."""
         lateral = (layer.lateral for layer in self.layers)
-        return any(weights is not None for weights in (*lateral, *self.feedback))
+        back = any(source > target for (source, target), _ in present_skips(self))
+        return back or any(weights is not None for weights in (*lateral, *self.feedback))
+
+
+def present_skips(net: Network) -> list[tuple[tuple[int, int], Array]]:
+    """((source, target), weights) of each skip that is there."""
+    skips = net.skips or {}
+    return [(skip_ends(key), weights) for key, weights in skips.items() if weights is not None]
 
 
 @runtime_checkable
@@ -99,111 +108,6 @@ def as_network(net: NetworkLike) -> Any:
     return net.network()
 
 
-@overload
-def init(
-    key: chex.PRNGKey,
-    sizes: tuple[int, ...],
-    *,
-    recurrent: bool = True,
-    dtype: Any = None,
-    initialization: str = "paper",
-    parametrization: None = None,
-) -> Network: ...
-
-
-@overload
-def init(
-    key: chex.PRNGKey,
-    sizes: tuple[int, ...],
-    *,
-    recurrent: bool = True,
-    dtype: Any = None,
-    initialization: str = "paper",
-    parametrization: Parametrization,
-) -> ParametrizedNetwork: ...
-
-
-def init(
-    key: chex.PRNGKey,
-    sizes: tuple[int, ...],
-    *,
-    recurrent: bool = True,
-    dtype: Any = None,
-    initialization: str = "paper",
-    parametrization: Parametrization | None = None,
-) -> NetworkLike:
-    """Draw a network, by default as the paper does (sections 3.1, 3.2).
-
-    Q and T uniform in [-0.5, 0.5], W and R zero. The feed-forward twin of the same key has the
-    same Q and T, and so has the parametrised network.
-
-    Deep and wide networks learn from another start: with `fan_in` the size of the layer below and
-    `fan_out` that of the layer itself,
-
-        "paper"     Q and T uniform in [-1/2, 1/2]
-        "glorot"    Q uniform in [-l, l], l^2 = 6/(fan_in + fan_out),    T = 0
-        "lecun"     Q normal with variance 1/fan_in,                     T = 0
-
-    Args:
-        key: a JAX random key.
-        sizes: (inputs, hidden..., outputs), at least two positive numbers; (2, 2) is one layer.
-        recurrent: False for the feed-forward twin, which has no W and no R.
-        dtype: a floating-point dtype; None: JAX's default.
-        initialization: "paper", "glorot" or "lecun".
-        parametrization: for instance `irnn_jax.Certified()`; None: the weights are the parameters.
-
-    Raises:
-        ValueError: bad sizes, a dtype that is not floating, float64 while `jax_enable_x64` is
-            off, an unknown initialisation, or a parametrisation of a feed-forward network.
-    """
-    if parametrization is not None and not recurrent:
-        raise ValueError("a feed-forward network has no recurrent weights to parametrise")
-    sizes = _checked_sizes(sizes)
-    dtype = checked_dtype(dtype)
-    draw = find_initialization(initialization)
-
-    layers = []
-    keys = jax.random.split(key, (len(sizes) - 1, 2))
-    for (weight_key, bias_key), (below, size) in zip(keys, itertools.pairwise(sizes), strict=True):
-        layers.append(
-            Layer(
-                feedforward=draw.feedforward(weight_key, (size, below), dtype),
-                lateral=jnp.zeros((size, size), dtype) if recurrent else None,
-                bias=draw.bias(bias_key, (size,), dtype),
-            )
-        )
-    pairs = itertools.pairwise(sizes[1:]) if recurrent else ()
-    feedback = tuple(jnp.zeros((size, above), dtype) for size, above in pairs)
-    net = Network(layers=tuple(layers), feedback=feedback)
-    return net if parametrization is None else parametrization.start(net)
-
-
-def checked_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype, or JAX's default float; a ValueError where JAX would silently narrow it."""
-    if dtype is None:
-        return jnp.zeros(()).dtype
-    dtype = jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
-    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "float64 was asked for, but JAX has it switched off; call "
-            'jax.config.update("jax_enable_x64", True) at the start of your program'
-        )
-    return dtype
-
-
-def _checked_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    sizes = tuple(sizes)
-    if len(sizes) < 2:
-        raise ValueError(f"sizes must be (inputs, hidden..., outputs), at least 2, got {sizes}")
-    for size in sizes:
-        integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        if not integer or size < 1:
-            raise ValueError(f"sizes must be positive integers, got {sizes}")
-    return tuple(int(size) for size in sizes)
-
-
 def check_network(net: Network) -> None:
     """Raise a ValueError that names the first weight whose shape or dtype does not fit."""
     if not net.layers:
@@ -229,6 +133,13 @@ def check_network(net: Network) -> None:
         expected.append((f"{name}.bias", layer.bias, (sizes[i + 1],)))
     for i, weights in enumerate(net.feedback):
         expected.append((f"feedback[{i}]", weights, (sizes[i + 1], sizes[i + 2])))
+    if net.skips is not None and not isinstance(net.skips, dict):
+        raise ValueError(
+            f"skips is a {type(net.skips).__name__}, but a dict is expected: {{'0->2': weights}}"
+        )
+    for key, weights in (net.skips or {}).items():
+        source, target = checked_skip_ends(key, len(net.layers))
+        expected.append((f"skips[{key!r}]", weights, (sizes[target], sizes[source])))
     for name, weights, shape in expected:
         if weights is None:
             continue
@@ -266,16 +177,22 @@ def connections(net: Network, dtype: Any) -> Float[Array, "n n"]:
     for i, weights in enumerate(net.feedback):
         if weights is not None:
             blocks[i][i + 1] = weights.astype(dtype)
+    for (source, target), weights in present_skips(net):
+        if source > 0:
+            blocks[target - 1][source - 1] = weights.astype(dtype)
     return jnp.block(cast(Any, blocks))
 
 
 def drive(net: Network, x: Float[Array, "batch inputs"]) -> Float[Array, "batch n"]:
-    """b(x) = Q x + T: what the input and the biases contribute to each neuron."""
+    """b(x) = Q x + T: what the input, by skips too, and the biases contribute to each neuron."""
     first, *rest = net.layers
     dtype = x.dtype
     parts = [matmul(x, first.feedforward.astype(dtype).T) + first.bias.astype(dtype)[None]]
     biases = [layer.bias.astype(dtype) for layer in rest]
     parts += [jnp.broadcast_to(bias, (x.shape[0], bias.size)) for bias in biases]
+    for (source, target), weights in present_skips(net):
+        if source == 0:
+            parts[target - 1] = parts[target - 1] + matmul(x, weights.astype(dtype).T)
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -288,6 +205,6 @@ def split_layers(
 
 
 def feedforward_mask(sizes: tuple[int, ...]) -> np.ndarray:
-    """Which entries of A lead from one layer to the next: the blocks below the diagonal."""
+    """Which entries of A lead from a layer to a later one: the blocks below the diagonal."""
     layer = np.repeat(np.arange(len(sizes)), sizes)
-    return layer[:, None] == layer[None, :] + 1
+    return layer[:, None] > layer[None, :]

@@ -53,7 +53,7 @@ class DenseLinearisation(Linearisation):
         return lambda v: self.slope * multiply(self.matrix, v)
 
     def feedforward_pullback(self, w: State) -> State:
-        """The blocks of A that lead from one layer to the next."""
+        """The blocks of A that lead from a layer to a later one."""
         mask = feedforward_mask(self.sizes)
         mask = mask.reshape(*mask.shape, *(1,) * (self.matrix.ndim - 2))
         feedforward = jnp.where(mask, self.matrix, 0)

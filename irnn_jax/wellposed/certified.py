@@ -22,6 +22,7 @@ from irnn_jax.wellposed.scaled import (
     LayerBlocks,
     ScaledNetwork,
     check_positive_and_finite,
+    refuse_skips,
     scale_parameters,
 )
 
@@ -93,6 +94,7 @@ class Certified:
 
     def start(self, drawn: Network) -> CertifiedNetwork:
         """V and U such that W = R = 0: U - U^T and V^T V are the two parts of P A P^-1."""
+        refuse_skips(drawn, "Certified")
         bound = (1 - self.margin) / self.slope_bound
         room = self._room(drawn.sizes, SHARE * bound)
         limit = self.scale_limit + room

@@ -101,6 +101,15 @@ def scale_parameters(
     )
 
 
+def refuse_skips(drawn: Network, parametrization: str) -> None:
+    """Raise a ValueError for a network in which other layers than neighbours are connected."""
+    if drawn.skips:
+        raise ValueError(
+            f"{parametrization} connects neighbouring layers only, and takes no network with "
+            f"skips, got {sorted(drawn.skips)}"
+        )
+
+
 def check_positive_and_finite(**fields: float) -> None:
     """Raise a ValueError that names the first field that is not a positive number."""
     for name, value in fields.items():

@@ -17,6 +17,7 @@ from irnn_jax.wellposed.scaled import (
     LayerBlocks,
     ScaledNetwork,
     check_positive_and_finite,
+    refuse_skips,
     scale_parameters,
 )
 
@@ -61,6 +62,7 @@ class Symmetric:
 
     def start(self, drawn: Network) -> SymmetricNetwork:
         """S such that W = 0 and the feed-forward weights are the drawn ones."""
+        refuse_skips(drawn, "Symmetric")
         log_ratio = math.log(self.feedback) / 2
         between = [layer.feedforward for layer in drawn.layers[1:]]
         limit = self.scale_limit + abs(log_ratio) * len(between) / 2
