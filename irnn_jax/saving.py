@@ -23,9 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from irnn_jax.constraints import DaleNetwork, MaskedNetwork
+from irnn_jax.constraints.binary import Binary
+from irnn_jax.networks.convolutional import ConvLayer, ConvNetwork
 from irnn_jax.networks.dense import Layer, Network, NetworkLike, ParametrizedNetwork
 from irnn_jax.networks.drawing import checked_dtype
+from irnn_jax.networks.readout import ReadOut
 from irnn_jax.wellposed import CertifiedNetwork, SymmetricNetwork
+from irnn_jax.wellposed.convolutional import CertifiedConvNetwork
 
 MAGIC = b"irnn_jax network "
 FORMAT = 1
@@ -36,6 +41,12 @@ KINDS: dict[str, Any] = {
     "Layer": Layer,
     "CertifiedNetwork": CertifiedNetwork,
     "SymmetricNetwork": SymmetricNetwork,
+    "DaleNetwork": DaleNetwork,
+    "MaskedNetwork": MaskedNetwork,
+    "ConvNetwork": ConvNetwork,
+    "ConvLayer": ConvLayer,
+    "CertifiedConvNetwork": CertifiedConvNetwork,
+    "ReadOut": ReadOut,
 }
 
 # What a description that is none raises, under a digest that is right.
@@ -59,7 +70,7 @@ def save(path: str | os.PathLike[str], net: NetworkLike) -> None:
 
     Args:
         path: of the file, of any name; one that is there is replaced.
-        net: a `Network`, or what a parametrisation made of one.
+        net: a network of any kind of the library's, parametrised or not, with a read-out or not.
 
     Raises:
         ValueError: `net` is of a kind that cannot be saved, or holds what is not an array, for
@@ -165,6 +176,9 @@ def _described(value: Any, where: str, arrays: list[bytes]) -> Any:
         return None
     if type(value) is tuple:
         return [_described(part, f"{where}[{i}]", arrays) for i, part in enumerate(value)]
+    if type(value) is dict:
+        parts = {key: _described(value[key], f"{where}[{key!r}]", arrays) for key in sorted(value)}
+        return {"mapping": parts}
     if name_of_kind := _name(value):
         fields = {}
         for name, is_static in _fields(type(value)).items():
@@ -175,7 +189,9 @@ def _described(value: Any, where: str, arrays: list[bytes]) -> Any:
 
 
 def _static(value: Any, where: str) -> Any:
-    """A number, a string, a truth value, None, or tuples of these, as they are."""
+    """A number, a string, a truth value, None, tuples of these, as they are; a mask."""
+    if type(value) is Binary:
+        return {"shape": [*value.shape], "packed": value.packed.hex()}
     if type(value) is tuple:
         return [_static(part, where) for part in value]
     if value is None or type(value) in (bool, int, str):
@@ -238,6 +254,8 @@ def _built(about: Any, arrays: _Arrays) -> Any:
         return None
     if isinstance(about, list):
         return tuple(_built(part, arrays) for part in about)
+    if "mapping" in about:
+        return {key: _built(part, arrays) for key, part in about["mapping"].items()}
     if "dtype" in about:
         return arrays.take(about["dtype"], about["shape"])
     if about["kind"] not in KINDS:
@@ -256,4 +274,6 @@ def _built(about: Any, arrays: _Arrays) -> Any:
 
 def _restored(value: Any) -> Any:
     """A static field: JSON has lists for tuples."""
+    if isinstance(value, dict):
+        return Binary(shape=tuple(value["shape"]), packed=bytes.fromhex(value["packed"]))
     return tuple(_restored(part) for part in value) if isinstance(value, list) else value
