@@ -17,9 +17,15 @@ from jax.interpreters import ad, batching, mlir
 T = TypeVar("T")
 
 MESSAGE = (
-    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) does not go "
-    "through an equilibrium: its derivative rule is reverse-mode. Use jax.grad, jax.vjp or "
-    "jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
+    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) goes through an "
+    "equilibrium with gradient=irnn_jax.Exact(forward_mode=True) alone; every other derivative rule "
+    "is reverse-mode. Use that, or jax.grad, jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) "
+    "for second derivatives"
+)
+CELL_MESSAGE = (
+    "forward-mode differentiation goes through this equilibrium, but not through its cell, whose "
+    "jax.custom_vjp has no forward mode for this. Give the cell a jax.custom_jvp, or use jax.grad, "
+    "jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
 )
 
 _tangent_p = Primitive("reverse_mode_only")
@@ -57,11 +63,11 @@ def reverse_mode_only(tree: T) -> T:
 
 
 @contextlib.contextmanager
-def forward_mode_explained() -> Iterator[None]:
+def forward_mode_explained(message: str = MESSAGE) -> Iterator[None]:
     """Replace what JAX says of forward mode through a `custom_vjp` by what to use instead."""
     try:
         yield
     except TypeError as error:
-        if "forward-mode" in str(error) and MESSAGE not in str(error):
-            raise TypeError(MESSAGE) from error
+        if "forward-mode" in str(error) and not str(error).startswith((MESSAGE, CELL_MESSAGE)):
+            raise TypeError(message) from error
         raise
