@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
-from irnn_jax.gradients.forward_mode import CELL_MESSAGE, MESSAGE, forward_mode_explained
+from irnn_jax.gradients.forward_mode import both_modes_explained, forward_mode_explained
 from irnn_jax.implicit import (
     AdjointFailure,
     AdjointReport,
@@ -119,7 +119,8 @@ def fixed_point(
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))
     shape = () if batch is None else (batch,)
     probe = adjoint_probe(shape, dtype) if probe is None else probe
-    with forward_mode_explained(CELL_MESSAGE if goes_forward(gradient) else MESSAGE):
+    explained = both_modes_explained if goes_forward(gradient) else forward_mode_explained
+    with explained():
         solved = _solve(method, ((params_in, consts), x_in), wide, probe)
     activities = kind.shape.unflatten(solved.state if batched else solved.state[0])
     numbers_of = jax.tree.map(lambda leaf: leaf.reshape(shape), solved._replace(state=None))

@@ -23,9 +23,10 @@ MESSAGE = (
     "for second derivatives"
 )
 CELL_MESSAGE = (
-    "forward-mode differentiation goes through this equilibrium, but not through its cell, whose "
-    "jax.custom_vjp has no forward mode for this. Give the cell a jax.custom_jvp, or use jax.grad, "
-    "jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
+    "gradient=irnn_jax.Exact(forward_mode=True) takes derivatives of the cell in both modes, which a "
+    "jax.custom_vjp in it does not allow here. Give an equilibrium inside of the cell "
+    "forward_mode=True too, and a function of your own a jax.custom_jvp; or use irnn_jax.Exact(), "
+    "with jax.grad, jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
 )
 
 _tangent_p = Primitive("reverse_mode_only")
@@ -63,11 +64,23 @@ def reverse_mode_only(tree: T) -> T:
 
 
 @contextlib.contextmanager
-def forward_mode_explained(message: str = MESSAGE) -> Iterator[None]:
+def forward_mode_explained() -> Iterator[None]:
     """Replace what JAX says of forward mode through a `custom_vjp` by what to use instead."""
     try:
         yield
     except TypeError as error:
         if "forward-mode" in str(error) and not str(error).startswith((MESSAGE, CELL_MESSAGE)):
-            raise TypeError(message) from error
+            raise TypeError(MESSAGE) from error
+        raise
+
+
+@contextlib.contextmanager
+def both_modes_explained() -> Iterator[None]:
+    """Replace what JAX says of a cell's `custom_vjp` that it cannot take forward, or transpose."""
+    try:
+        yield
+    except (TypeError, NotImplementedError) as error:
+        forward = isinstance(error, TypeError) and "forward-mode" in str(error)
+        if forward or "'custom_vjp_call'" in str(error):
+            raise TypeError(CELL_MESSAGE) from error
         raise
