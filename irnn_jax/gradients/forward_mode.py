@@ -17,14 +17,14 @@ from jax.interpreters import ad, batching, mlir
 T = TypeVar("T")
 
 MESSAGE = (
-    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) goes through an "
-    "equilibrium with gradient=irnn_jax.Exact(forward_mode=True) alone; every other derivative rule "
-    "is reverse-mode. Use that, or jax.grad, jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) "
-    "for second derivatives"
+    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) goes through "
+    "an equilibrium with gradient=irnn_jax.Exact(forward_mode=True) alone; every other derivative "
+    "rule is reverse-mode. Use that, or jax.grad, jax.vjp or jax.jacrev, and "
+    "jax.jacrev(jax.grad(loss)) for second derivatives"
 )
 CELL_MESSAGE = (
-    "gradient=irnn_jax.Exact(forward_mode=True) takes derivatives of the cell in both modes, which a "
-    "jax.custom_vjp in it does not allow here. Give an equilibrium inside of the cell "
+    "gradient=irnn_jax.Exact(forward_mode=True) takes derivatives of the cell in both modes, which "
+    "a jax.custom_vjp in it does not allow here. Give an equilibrium inside of the cell "
     "forward_mode=True too, and a function of your own a jax.custom_jvp; or use irnn_jax.Exact(), "
     "with jax.grad, jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
 )

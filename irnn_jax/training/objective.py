@@ -12,7 +12,7 @@ from irnn_jax.activations import Activation
 from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, equilibrium
 from irnn_jax.gradients import Gradient
-from irnn_jax.implicit import AdjointReport
+from irnn_jax.implicit import AdjointReport, goes_forward
 from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.solvers import Solver
 
@@ -53,6 +53,11 @@ class Objective:
     def __post_init__(self):
         if not isinstance(self.penalty, Array) and not 0 <= self.penalty < float("inf"):
             raise ValueError(f"penalty must be a number of at least 0, got {self.penalty}")
+        if goes_forward(self.gradient):
+            raise ValueError(
+                "a training step reports on its adjoint solves, for which its gradient is "
+                f"reverse-mode alone: use irnn_jax.Exact(), got gradient={self.gradient!r}"
+            )
 
     def of_samples(
         self, net: NetworkLike, x: Array, target: Any, probe: Any = None

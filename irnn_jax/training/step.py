@@ -124,7 +124,8 @@ def make_train_step(
     the gradient, and counted. The parameters never become NaN.
 
     Raises:
-        ValueError: `penalty` is a negative number; (when the step is traced) `loss` does not
+        ValueError: `penalty` is a negative number; `gradient` is `Exact(forward_mode=True)`, which
+            has no report; (when the step is traced) `loss` does not
             return one number for a sample.
     """
     objective = Objective(
