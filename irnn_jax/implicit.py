@@ -4,6 +4,12 @@
 
 Its forward rule calls the rule's own function, never the bare loop, so that the backward rule is
 itself differentiable in reverse mode and second derivatives are exact.
+
+With `Exact(forward_mode=True)` the same rule is written as its tangent,
+
+    dY = (I - J)^-1 (dg/dtheta) dtheta,
+
+which JAX transposes for reverse mode.
 """
 
 import dataclasses
@@ -16,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from irnn_jax.gradients import Adjoint, Gradient
+from irnn_jax.gradients import Adjoint, Exact, Gradient
+from irnn_jax.gradients.both_ways import solve_both_ways, transposed
 from irnn_jax.gradients.forward_mode import reverse_mode_only
 from irnn_jax.problem import Problem, State
 from irnn_jax.solvers import Solved, Solver
@@ -32,6 +39,12 @@ LEFT_OUT = (
     "irnn_jax: {count} sample(s) left out of a gradient, since "
     + ADJOINT_FAILED
     + " (pass probe= to see which, or adjoint_failure='zero', 'nan')"
+)
+TANGENT_FAILED = "a linear solve for a derivative of an equilibrium did not converge"
+LEFT_OUT_OF_EITHER = (
+    "irnn_jax: {count} sample(s) left out of a derivative, since "
+    + TANGENT_FAILED
+    + " (there is adjoint_failure='zero', 'nan')"
 )
 AdjointFailure = Literal["warn", "zero", "nan"]
 
@@ -106,6 +119,20 @@ def asked_for(failure: AdjointFailure, probe: AdjointReport | None) -> AdjointFa
     return "zero" if failure == "warn" and probe is not None else failure
 
 
+def goes_forward(gradient: Gradient) -> bool:
+    """Whether forward mode is asked for."""
+    return isinstance(gradient, Exact) and gradient.forward_mode
+
+
+def check_probe(gradient: Gradient, probe: AdjointReport | None) -> None:
+    """Raise a ValueError where a probe would have nothing to report."""
+    if probe is not None and goes_forward(gradient):
+        raise ValueError(
+            "a probe is reported to by a reverse-mode rule alone, but got probe= together with "
+            f"gradient={gradient!r}; leave one of the two out"
+        )
+
+
 def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointReport) -> Solved:
     """The equilibria of a batch from y0, differentiable in `inputs`; the probe has one a sample."""
     kind: Any = method.kind
@@ -115,6 +142,9 @@ def solve_implicitly(method: Method, inputs: Any, y0: State, probe: AdjointRepor
     # Inside of `jax.shard_map` a sum over the devices belongs to weights that all of them share:
     # JAX makes it of what follows.
     inputs, y0, probe = vary((inputs, y0, probe), varying_axes((inputs, y0)))
+    if goes_forward(method.gradient):
+        found: Any = _rule_both_ways(method, inputs, y0)
+        return found
     inputs = reverse_mode_only(inputs)
     if method.gradient.loop().skips:
         solved: Any = _rule(method, inputs, y0, probe)
@@ -144,15 +174,7 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
     inputs_used, y_used = method.kind.without_failed(inputs, y, usable)
     linear = method.kind.problem(inputs_used).linearise(y_used)
     adjoint: Adjoint = method.gradient.adjoint(linear, cotangent)
-    # A sample without an equilibrium has no gradient to be wrong about.
-    failed = usable & ~adjoint.converged
-    w = jnp.where(usable & adjoint.converged, adjoint.state, 0)
-    if method.throw:
-        w = eqx.error_if(w, failed, ADJOINT_FAILED)
-    elif method.adjoint_failure == "nan":
-        w = jnp.where(failed, jnp.nan, w)
-    elif method.adjoint_failure == "warn":
-        warn_where(jax.lax.stop_gradient(failed), LEFT_OUT)
+    w, failed = _usable_solution(method, adjoint, usable, ADJOINT_FAILED, LEFT_OUT)
     report = AdjointReport(
         residual=jax.lax.stop_gradient(jnp.where(usable, adjoint.residual, 0)).reshape(-1),
         failed=failed.astype(w.dtype).reshape(-1),
@@ -162,6 +184,49 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
 
 
 _rule.defvjp(_forward, _backward)
+
+
+def _usable_solution(
+    method: Method, adjoint: Adjoint, usable: Array, error: str, warning: str
+) -> tuple[State, Array]:
+    """What was solved, as far as it may be used, and which samples' solves failed."""
+    # A sample without an equilibrium has no gradient to be wrong about.
+    failed = usable & ~adjoint.converged
+    w = jnp.where(usable & adjoint.converged, adjoint.state, 0)
+    if method.throw:
+        w = eqx.error_if(w, failed, error)
+    elif method.adjoint_failure == "nan":
+        w = jnp.where(failed, jnp.nan, w)
+    elif method.adjoint_failure == "warn":
+        warn_where(jax.lax.stop_gradient(failed), warning)
+    return w, failed
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _rule_both_ways(method: Method, inputs: Any, y0: State) -> Solved:
+    return _solve(method, inputs, y0)
+
+
+@_rule_both_ways.defjvp
+@with_default_promotion
+def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[Solved, Solved]:
+    kind, gradient, (inputs, y0) = method.kind, method.gradient, primals
+    assert isinstance(gradient, Exact)
+    # The rule's own function, so that the derivatives of what follows have those of Y.
+    solved: Any = _rule_both_ways(method, inputs, y0)
+    y, usable = solved.state, converged(solved)
+    inputs_used, y_used = kind.without_failed(inputs, y, usable)
+    linear = kind.problem(inputs_used).linearise(y_used)
+    # The equilibrium does not depend on where the search for it began.
+    rhs = transposed(lambda w: kind.cotangents(inputs, y, w, usable), y, tangents[0])
+
+    def solve(rhs: State, transposed: bool) -> State:
+        found = gradient.solve(linear, jnp.where(usable, rhs, 0), transposed=transposed)
+        return _usable_solution(method, found, usable, TANGENT_FAILED, LEFT_OUT_OF_EITHER)[0]
+
+    # The others are diagnostics.
+    none = jax.tree.map(jax.custom_derivatives.zero_from_primal, solved)
+    return solved, none._replace(state=solve_both_ways(linear, rhs, solve))
 
 
 @trace_once

@@ -60,11 +60,12 @@ def test_every_kind_in_every_dtype(name, dtype, tmp_path):
 
 KEY = jax.random.key(0)
 IMAGE = {"image": (4, 4, 1), "channels": (2, 3), "strides": (1, 2)}
+HALF = np.array([[1], [0], [1]])
 OTHERS = {
     "skips": irnn.init(KEY, (2, 3, 2, 1), skips=("0->2", "3->1")),
     "dale": irnn.dale(irnn.init(KEY, (2, 3, 1)), 0.5),
-    "masked": irnn.random_mask(KEY, irnn.init(KEY, (2, 3, 1)), 0.5),
-    "masked_dale": irnn.no_self_connections(irnn.dale(irnn.init(KEY, (2, 3, 1)), 0.5)),
+    "masked": irnn.masked(irnn.init(KEY, (2, 3, 1)), {"layers[0].lateral": np.eye(3)}),
+    "masked_dale": irnn.masked(irnn.dale(irnn.init(KEY, (2, 3, 1)), 0.5), {"feedback[0]": HALF}),
     "convolutional": irnn.conv.init(KEY, **IMAGE, feedback=None),
     "certified_conv": irnn.conv.init(KEY, **IMAGE, parametrization=irnn.conv.Certified()),
     "readout": irnn.with_readout(KEY, irnn.conv.init(KEY, **IMAGE, recurrent=False), 2),
@@ -74,8 +75,6 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_kinds_with_masks_maps_and_static_fields(name, tmp_path):
     net = jax.tree.map(lambda leaf: leaf + 0.1, OTHERS[name])
-    if name == "masked":
-        net = irnn.masked(net.inner, {"layers[0].lateral": np.eye(3)})
     loaded = through_a_file(net, tmp_path)
     assert type(loaded) is type(net)
     assert bits(loaded) == bits(net)

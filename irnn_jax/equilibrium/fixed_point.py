@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
-from irnn_jax.gradients.forward_mode import forward_mode_explained
+from irnn_jax.gradients.forward_mode import both_modes_explained, forward_mode_explained
 from irnn_jax.implicit import (
     AdjointFailure,
     AdjointReport,
     Method,
     asked_for,
+    check_probe,
+    goes_forward,
     solve_implicitly,
 )
 from irnn_jax.networks.cell_problem import CellKind, StateShape
@@ -78,10 +80,12 @@ def fixed_point(
 
     Raises:
         ValueError: y0 is not floating-point, the cell does not return a state like y0, or the
-            leaves of y0 or x do not have one batch along their first axis.
-        TypeError: under forward-mode differentiation.
+            leaves of y0 or x do not have one batch along their first axis; or a probe with
+            `Exact(forward_mode=True)`.
+        TypeError: under forward-mode differentiation without `Exact(forward_mode=True)`.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
+    check_probe(gradient, probe)
     y0 = jax.tree.map(_as_state, y0)
     batch = _batch(y0, x) if batched else None
     wide = jax.tree.map(_widened, y0)
@@ -115,7 +119,8 @@ def fixed_point(
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))
     shape = () if batch is None else (batch,)
     probe = adjoint_probe(shape, dtype) if probe is None else probe
-    with forward_mode_explained():
+    explained = both_modes_explained if goes_forward(gradient) else forward_mode_explained
+    with explained():
         solved = _solve(method, ((params_in, consts), x_in), wide, probe)
     activities = kind.shape.unflatten(solved.state if batched else solved.state[0])
     numbers_of = jax.tree.map(lambda leaf: leaf.reshape(shape), solved._replace(state=None))

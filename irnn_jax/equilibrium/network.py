@@ -17,6 +17,7 @@ from irnn_jax.implicit import (
     AdjointReport,
     Method,
     asked_for,
+    check_probe,
     solve_implicitly,
 )
 from irnn_jax.linalg.dense import matmul
@@ -86,8 +87,8 @@ def equilibrium(
 
     Raises:
         ValueError: x or the network has the wrong shape or dtype, f is not elementwise, or the
-            tolerance is not one positive number.
-        TypeError: under forward-mode differentiation.
+            tolerance is not one positive number; or a probe with `Exact(forward_mode=True)`.
+        TypeError: under forward-mode differentiation without `Exact(forward_mode=True)`.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
     net = as_network(net)
@@ -113,6 +114,7 @@ def equilibrium(
     if y0 is not None:
         shapes = tuple((size,) for size in net.sizes[1:])
         start = jnp.concatenate(checked_start(y0, shapes, x.shape[:-1]), axis=-1)
+    check_probe(gradient, probe)
     method = Method(
         kind=DenseKind(activation=activation, sizes=net.sizes[1:]),
         solver=solver,

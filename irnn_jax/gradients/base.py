@@ -48,10 +48,13 @@ class Gradient(Protocol):
 
 
 def relative_residual(
-    linear: Linearisation, state: State, cotangent: State
+    linear: Linearisation, state: State, rhs: State, *, transposed: bool = True
 ) -> Float[Array, "*numbers"]:
-    """max|c - (I - J^T) w| / max|c|, 0 for a cotangent of zero, inf where it is not a number."""
-    missed = cotangent - state + linear.product(True)(state)
-    scale = linear.layout.size(cotangent)
+    """max|c - (I - J^T) w| / max|c|, 0 for a right-hand side c of zero, inf where it is no number.
+
+    With J in place of J^T unless `transposed`.
+    """
+    missed = rhs - state + linear.product(transposed)(state)
+    scale = linear.layout.size(rhs)
     relative = linear.layout.size(missed) / jnp.where(scale > 0, scale, 1)
     return jnp.where(jnp.isnan(relative), jnp.inf, relative)

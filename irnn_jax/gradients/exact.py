@@ -25,10 +25,13 @@ class Exact:
             network of up to 16 neurons directly, of more by iteration, and where that is slow
             directly, beyond 100 after Anderson acceleration; of a cell by iteration, then BiCGStab,
             then GMRES.
+        forward_mode: whether `jax.jvp`, `jax.jacfwd`, `jax.linearize` and `jax.hessian` go through
+            too, as well as reverse mode, and each through the other. There is no `probe=` then.
     """
 
     tolerance: float | None = None
     linear_solver: lx.AbstractLinearSolver | None = None
+    forward_mode: bool = False
 
     def __post_init__(self):
         if self.tolerance is not None and not self.tolerance > 0:
@@ -40,10 +43,14 @@ class Exact:
 
     def adjoint(self, linear: Linearisation, cotangent: State) -> Adjoint:
         """Solve, then check."""
-        state: State = solve_linear(True, self.linear_solver, linear, cotangent)
-        residual = relative_residual(linear, state, cotangent)
+        return self.solve(linear, cotangent, transposed=True)
+
+    def solve(self, linear: Linearisation, rhs: State, *, transposed: bool) -> Adjoint:
+        """(I - J^T)^-1 rhs if `transposed`, else (I - J)^-1 rhs, the tangent of Y, checked."""
+        state: State = solve_linear(transposed, self.linear_solver, linear, rhs)
+        residual = relative_residual(linear, state, rhs, transposed=transposed)
         tolerance = self.tolerance
         if tolerance is None:
-            tolerance = float(jnp.finfo(cotangent.dtype).eps) ** 0.5
+            tolerance = float(jnp.finfo(rhs.dtype).eps) ** 0.5
         # NaN compares false: a singular system is not converged.
         return Adjoint(state=state, residual=residual, converged=residual <= tolerance)

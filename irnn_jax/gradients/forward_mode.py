@@ -17,9 +17,16 @@ from jax.interpreters import ad, batching, mlir
 T = TypeVar("T")
 
 MESSAGE = (
-    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) does not go "
-    "through an equilibrium: its derivative rule is reverse-mode. Use jax.grad, jax.vjp or "
-    "jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
+    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize, jax.hessian) goes through "
+    "an equilibrium with gradient=irnn_jax.Exact(forward_mode=True) alone; every other derivative "
+    "rule is reverse-mode. Use that, or jax.grad, jax.vjp or jax.jacrev, and "
+    "jax.jacrev(jax.grad(loss)) for second derivatives"
+)
+CELL_MESSAGE = (
+    "gradient=irnn_jax.Exact(forward_mode=True) takes derivatives of the cell in both modes, which "
+    "a jax.custom_vjp in it does not allow here. Give an equilibrium inside of the cell "
+    "forward_mode=True too, and a function of your own a jax.custom_jvp; or use irnn_jax.Exact(), "
+    "with jax.grad, jax.vjp or jax.jacrev, and jax.jacrev(jax.grad(loss)) for second derivatives"
 )
 
 _tangent_p = Primitive("reverse_mode_only")
@@ -62,6 +69,18 @@ def forward_mode_explained() -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        if "forward-mode" in str(error) and MESSAGE not in str(error):
+        if "forward-mode" in str(error) and not str(error).startswith((MESSAGE, CELL_MESSAGE)):
             raise TypeError(MESSAGE) from error
+        raise
+
+
+@contextlib.contextmanager
+def both_modes_explained() -> Iterator[None]:
+    """Replace what JAX says of a cell's `custom_vjp` that it cannot take forward, or transpose."""
+    try:
+        yield
+    except (TypeError, NotImplementedError) as error:
+        forward = isinstance(error, TypeError) and "forward-mode" in str(error)
+        if forward or "'custom_vjp_call'" in str(error):
+            raise TypeError(CELL_MESSAGE) from error
         raise

@@ -12,7 +12,7 @@ from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
 from irnn_jax.gradients import Gradient
-from irnn_jax.implicit import AdjointReport
+from irnn_jax.implicit import AdjointReport, goes_forward
 from irnn_jax.networks.cell_network import CellNetwork
 from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.networks.readout import read_out
@@ -52,6 +52,13 @@ class NetworkSolve:
     activation: Any
     check_stability: bool
     tolerance: ArrayLike | None
+
+    def __post_init__(self):
+        if goes_forward(self.gradient):
+            raise ValueError(
+                "a training step reports on its adjoint solves, for which its gradient is "
+                f"reverse-mode alone: use irnn_jax.Exact(), got gradient={self.gradient!r}"
+            )
 
     def __call__(
         self, params: NetworkLike, x: Array, probe: AdjointReport | None

@@ -132,7 +132,8 @@ def make_train_step(
 
     Raises:
         ValueError: `penalty` is a negative number, or something is said twice, with `solve` and
-            beside it; (when the step is traced) `loss` does not return one number for a sample.
+            beside it; `gradient` is `Exact(forward_mode=True)`, which has no report; (when the step
+            is traced) `loss` does not return one number for a sample.
     """
     of_network = NetworkSolve(
         solver=solver,

@@ -21,12 +21,21 @@ def warn_where(failed: Bool[Array, "*numbers"], message: str) -> None:
         return
 
     def say(count: Any) -> None:
-        # Under `jax.vmap` it is called for all, also for those where nothing failed.
-        if count:
-            warnings.warn(message.format(count=int(count)), RuntimeWarning, stacklevel=2)
+        warnings.warn(message.format(count=int(count)), RuntimeWarning, stacklevel=2)
 
     def call(done: Array, failed: Array) -> Array:
         jax.debug.callback(say, jnp.sum(failed))
         return done
 
-    run_if(jnp.any(failed), call, jnp.zeros((), bool), failed)
+    @jax.custom_batching.custom_vmap
+    def warned(failed: Array) -> Array:
+        return run_if(jnp.any(failed), call, jnp.zeros((), bool), failed)
+
+    @warned.def_vmap
+    def rule(size: int, in_batched: Any, failed: Array) -> tuple[Array, bool]:
+        # All that `jax.vmap` adds is counted together: a callback is not batched but repeated, for
+        # each direction of a Hessian, and a condition that differs is none.
+        del size, in_batched
+        return warned(failed), False
+
+    warned(failed)
