@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from irnn_jax.activations import Activation
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport
-from irnn_jax.networks.dense import NetworkLike
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.training.guard import Guard, GuardState
 from irnn_jax.training.objective import Found, Loss, Objective
@@ -37,7 +36,7 @@ class TrainState(NamedTuple):
     guard: GuardState | None = None
 
     @classmethod
-    def create(cls, net: NetworkLike, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(cls, net: Any, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step."""
         params: Any = net  # optax's type for parameters leaves out NamedTuples
         return cls(
@@ -239,7 +238,7 @@ def _move(
     state: TrainState,
     updates: Any,
     guard: Guard | None,
-    losses: Callable[[NetworkLike], tuple[Array, Array]],
+    losses: Callable[[Any], tuple[Array, Array]],
 ) -> tuple[Any, GuardState | None, Bool[Array, ""], Float[Array, ""]]:
     """The parameters after an update, the guard's state, whether it rejected, and its scale."""
     params: Any = state.net
