@@ -7,6 +7,7 @@ A network with lateral and feedback weights answers a stationary input with the 
 and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_train_step`.
 """
 
+from irnn_jax.activations import PowerLaw
 from irnn_jax.analysis.certificates import Certificate, certify
 from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
@@ -61,6 +62,7 @@ __all__ = [
     "Neumann",
     "NewtonKrylov",
     "Picard",
+    "PowerLaw",
     "PseudoTransient",
     "RungeKutta4",
     "SemiGradient",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from irnn_jax.activations import Activation, check_elementwise
+from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
 from irnn_jax.implicit import (
@@ -85,7 +85,7 @@ def equilibrium(
     *,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -103,7 +103,8 @@ def equilibrium(
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
-        activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
+        activation: f, smooth and elementwise, for instance `jnp.tanh`, or a tuple with one for each
+            layer; static under jit.
         check_stability: an equilibrium that the flow would leave counts as not converged. With
             False it counts, where the flow was led to it (a tie), or the solver does not follow
             the flow.
@@ -117,18 +118,18 @@ def equilibrium(
         probe: see `adjoint_probe`, of shape (...).
 
     Raises:
-        ValueError: x or the network has the wrong shape or dtype, f is not elementwise, or the
-            tolerance is not one positive number.
+        ValueError: x or the network has the wrong shape or dtype, f is not elementwise or
+            without a derivative, or the tolerance is not one positive number.
         TypeError: under forward-mode differentiation.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
     net = as_network(net)
     check_network(net)
     x = checked_input(net, x)
-    check_elementwise(activation)
     check_tolerance(tolerance)
+    sizes = net.sizes[1:]
     method = Method(
-        kind=DenseKind(activation=activation, sizes=net.sizes[1:]),
+        kind=DenseKind(activation=as_activation(activation, sizes), sizes=sizes),
         solver=solver,
         gradient=gradient,
         throw=throw,
@@ -169,7 +170,7 @@ def apply(
     *,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -275,10 +276,11 @@ def _feed_forward(
 ) -> tuple[tuple[Array, ...], Solved]:
     activities: list[Array] = []
     below = x
-    for layer in net.layers:
+    functions = f.functions if isinstance(f, ByLayer) else (f,) * len(net.layers)
+    for layer, function in zip(net.layers, functions, strict=True):
         dtype = x.dtype
         below = matmul(below, layer.feedforward.astype(dtype).T) + layer.bias.astype(dtype)[None]
-        below = f(below)
+        below = function(below)
         activities.append(below)
     state = jnp.concatenate(activities, axis=-1)
     ended = finite & jnp.all(jnp.isfinite(state), axis=-1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.activations import ActivationLike, accurate_slope, along, as_activation
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.linalg.spectrum import spectral_abscissa
@@ -41,7 +41,7 @@ def stability(
     x: ArrayLike,
     *,
     solver: Solver = Auto(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
 ) -> Stability:
     """Spectral abscissa, slowest rate and stability of the equilibria of a batch.
 
@@ -53,7 +53,7 @@ def stability(
         net: the network.
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium.
-        activation: f, smooth and elementwise.
+        activation: f, smooth and elementwise, or one for each layer.
 
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
@@ -69,9 +69,10 @@ def stability(
 
 
 def slope_at(
-    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: Activation
+    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: ActivationLike
 ) -> Float[Array, "*batch n"]:
     """The diagonal of D: f' at A Y + b(x), for the stacked activities Y of a batch."""
     x = checked_input(net, x).astype(state.dtype)
     b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
-    return accurate_slope(activation, matmul(state, connections(net, state.dtype).T) + b)
+    f = along(as_activation(activation, net.sizes[1:]), -1)
+    return accurate_slope(f, matmul(state, connections(net, state.dtype).T) + b)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import (
-    OF_ORDER_ONE,
     Activation,
     accurate_slope,
     is_arithmetic,
+    is_of_order_one,
     value_and_slope,
 )
 from irnn_jax.iterations.chord import Chord, unknown_chord
@@ -80,11 +80,11 @@ class DenseProblem(Problem):
 
     def begun(self, y0: State) -> Problem:
         """Activities of order one have no other scale."""
-        return self if self.activation in OF_ORDER_ONE else super().begun(y0)
+        return self if is_of_order_one(self.activation) else super().begun(y0)
 
     def scale_at(self, y: State) -> float | Numbers:
         """One, or that of the activities."""
-        return 1.0 if self.activation in OF_ORDER_ONE else super().scale_at(y)
+        return 1.0 if is_of_order_one(self.activation) else super().scale_at(y)
 
     def value(self, y: State) -> State:
         """f(A Y + b)."""
@@ -256,5 +256,6 @@ def _contracted(
     )
     state, velocity, slope = in_precision(last[:3], y.dtype)
     # What is at rest in float32 need not be at rest.
-    size = jnp.maximum(layout.size(velocity), float(jnp.finfo(jnp.float32).eps))
+    rounding = float(jnp.finfo(jnp.float32).eps) * problem.scale_at(state)
+    size = jnp.maximum(layout.size(velocity), rounding)
     return state, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool
 
-from irnn_jax.activations import Activation
+from irnn_jax.activations import ActivationLike
 from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import Equilibrium, adjoint_probe, equilibrium
 from irnn_jax.gradients import Gradient
@@ -45,7 +45,7 @@ class Objective:
     loss: Loss
     solver: Solver
     gradient: Gradient
-    activation: Activation
+    activation: ActivationLike
     check_stability: bool
     tolerance: ArrayLike | None
     penalty: float | Array

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from irnn_jax.activations import Activation
+from irnn_jax.activations import ActivationLike
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import NetworkLike, as_network
@@ -95,7 +95,7 @@ def make_train_step(
     *,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     guard: Guard | None = Guard(),
