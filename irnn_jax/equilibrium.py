@@ -30,6 +30,8 @@ from irnn_jax.networks.dense import (
     split_layers,
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
+from irnn_jax.networks.slowed import SlowedInputs, SlowedKind
+from irnn_jax.networks.time_constants import TimeConstants, rates_of_layers
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.solvers.judge import converged
@@ -86,6 +88,7 @@ def equilibrium(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -105,6 +108,10 @@ def equilibrium(
         gradient: how to differentiate it; static under jit.
         activation: f, smooth and elementwise, for instance `jnp.tanh`, or a tuple with one for each
             layer; static under jit.
+        time_constants: tau of tau dY/dt = f(A Y + b) - Y: a tuple with one entry for each layer,
+            each a positive number or (size,); None: all are one. Only their ratios matter. They
+            move no equilibrium and no gradient, and decide which one is reached and whether it is
+            stable; all times are in units of the smallest. May be traced; a gradient of zero.
         check_stability: an equilibrium that the flow would leave counts as not converged. With
             False it counts, where the flow was led to it (a tie), or the solver does not follow
             the flow.
@@ -118,8 +125,8 @@ def equilibrium(
         probe: see `adjoint_probe`, of shape (...).
 
     Raises:
-        ValueError: x or the network has the wrong shape or dtype, f is not elementwise or
-            without a derivative, or the tolerance is not one positive number.
+        ValueError: x, the network or a time constant has the wrong shape or dtype, f is not
+            elementwise or without a derivative, or a tolerance or time constant is not positive.
         TypeError: under forward-mode differentiation.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
@@ -128,8 +135,10 @@ def equilibrium(
     x = checked_input(net, x)
     check_tolerance(tolerance)
     sizes = net.sizes[1:]
+    kind = DenseKind(activation=as_activation(activation, sizes), sizes=sizes)
+    rate = rates_of_layers(time_constants, sizes)
     method = Method(
-        kind=DenseKind(activation=as_activation(activation, sizes), sizes=sizes),
+        kind=kind if rate is None else SlowedKind(kind=kind),
         solver=solver,
         gradient=gradient,
         throw=throw,
@@ -139,23 +148,28 @@ def equilibrium(
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():
-        return _of_any_batch(method, net, x, probe, tolerance)
+        return _of_any_batch(method, net, x, probe, tolerance, rate)
 
 
 def _of_any_batch(
-    method: Method, net: Network, x: Array, probe: AdjointReport, tolerance: ArrayLike | None
+    method: Method,
+    net: Network,
+    x: Array,
+    probe: AdjointReport,
+    tolerance: ArrayLike | None,
+    rate: Array | None,
 ) -> Equilibrium:
     """Of an empty batch nothing, by way of one sample: loops and pivots want at least one."""
     axes = [
         axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size
     ]
     if not axes:
-        return _equilibrium(method, net, x, probe, tolerance)
+        return _equilibrium(method, net, x, probe, tolerance, rate)
 
     def padded(leaf: Array) -> Array:
         return jnp.pad(leaf, [(0, int(axis in axes)) for axis in range(leaf.ndim)])
 
-    found = _equilibrium(method, net, padded(x), jax.tree.map(padded, probe), tolerance)
+    found = _equilibrium(method, net, padded(x), jax.tree.map(padded, probe), tolerance, rate)
     shape = x.shape[:-1]
 
     def nothing(leaf: Array) -> Array:
@@ -171,6 +185,7 @@ def apply(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -187,6 +202,7 @@ def apply(
         solver=solver,
         gradient=gradient,
         activation=activation,
+        time_constants=time_constants,
         check_stability=check_stability,
         tolerance=tolerance,
         throw=throw,
@@ -204,6 +220,7 @@ def _equilibrium(
     x: Float[Array, "*batch inputs"],
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
+    rate: Float[Array, " n"] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
     # Half precision has too few digits for a linear solve: solved, and returned, in float32.
@@ -213,7 +230,7 @@ def _equilibrium(
     finite = max_norm(x, axis=-1) < jnp.inf
     x = jnp.where(finite[:, None], x, 0)
     if net.is_recurrent:
-        solved = _solve(method, net, x, finite, probe, tolerance)
+        solved = _solve(method, net, x, finite, probe, tolerance, rate)
         activities = split_layers(net, solved.state)
     else:
         activities, solved = _feed_forward(net, x, finite, _activation(method))
@@ -228,6 +245,7 @@ def _solve(
     finite: Bool[Array, " batch"],
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
+    rate: Float[Array, " n"] | None,
 ) -> Solved:
     """By the one rule, with samples first, (batch, n) and (batch,)."""
     dtype = x.dtype
@@ -239,7 +257,9 @@ def _solve(
     if tolerance is not None:
         tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (1, x.shape[0]))
     matrix = connections(net, dtype)[..., None]
-    inputs = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
+    inputs: Any = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
+    if rate is not None:
+        inputs = SlowedInputs(inputs, rate.astype(dtype)[:, None])
     probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
     solved = solve_implicitly(method, inputs, jnp.zeros_like(b.T), probe)
     solved = jax.tree.map(lambda leaf: leaf[0], solved._replace(state=solved.state.T[None]))

@@ -142,7 +142,7 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     cotangent = jnp.where(usable, cotangents.state, 0)
     inputs_used, y_used = method.kind.without_failed(inputs, y, usable)
-    linear = method.kind.problem(inputs_used).linearise(y_used)
+    linear = method.kind.problem(inputs_used).timeless.linearise(y_used)
     adjoint: Adjoint = method.gradient.adjoint(linear, cotangent)
     # A sample without an equilibrium has no gradient to be wrong about.
     failed = usable & ~adjoint.converged

@@ -26,7 +26,7 @@ def as_activation(activation: ActivationLike, sizes: tuple[int, ...]) -> Activat
     """The one function of the stacked state that the caller means, checked.
 
     Args:
-        activation: f, or a tuple with one f for each layer, from the first hidden one to the output.
+        activation: f, or a tuple with one for each layer, from the first hidden one to the output.
         sizes: the layers', likewise.
 
     Raises:

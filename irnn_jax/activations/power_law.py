@@ -39,7 +39,7 @@ class PowerLaw:
         return repr(self)
 
     def __call__(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """k [u]_+^n."""
+        """The rate k [u]_+^n."""
         # The power of a number that is not positive has derivatives of NaN, masked or not. What is
         # not a number compares false, and stays so.
         base = jnp.where(u <= 0, 1, u)

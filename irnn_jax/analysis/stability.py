@@ -18,6 +18,7 @@ from irnn_jax.networks.dense import (
     connections,
     drive,
 )
+from irnn_jax.networks.time_constants import TimeConstants, rates_of_layers
 from irnn_jax.solvers import Auto, Solver
 
 
@@ -42,6 +43,7 @@ def stability(
     *,
     solver: Solver = Auto(),
     activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
 ) -> Stability:
     """Spectral abscissa, slowest rate and stability of the equilibria of a batch.
 
@@ -54,16 +56,25 @@ def stability(
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium.
         activation: f, smooth and elementwise, or one for each layer.
+        time_constants: of the layers, as for `irnn_jax.equilibrium`. With r = min(tau)/tau the
+            spectrum is that of I + r (D A - I), and `rate` in units of 1/min(tau).
 
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
     """
     net = as_network(net)
-    result = equilibrium(net, x, solver=solver, activation=activation)
+    result = equilibrium(
+        net, x, solver=solver, activation=activation, time_constants=time_constants
+    )
     state = jax.lax.stop_gradient(jnp.concatenate(result.activities, axis=-1))
     matrix = connections(net, state.dtype)
     slope = slope_at(net, x, state, activation)
-    abscissa = spectral_abscissa(slope[..., None] * matrix)
+    jacobian = slope[..., None] * matrix
+    r = rates_of_layers(time_constants, net.sizes[1:])
+    if r is not None:
+        identity = jnp.eye(len(matrix), dtype=state.dtype)
+        jacobian = identity + r.astype(state.dtype)[:, None] * (jacobian - identity)
+    abscissa = spectral_abscissa(jacobian)
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
 

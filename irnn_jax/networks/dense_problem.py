@@ -30,7 +30,7 @@ from irnn_jax.problem import Coarse, Problem, default_tolerance
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
 from irnn_jax.xla.loops import Loop
 from irnn_jax.xla.precision import in_precision
-from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO
+from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO, EIGENVALUES_UP_TO
 
 State = Float[Array, "n *batch"]
 Numbers = Float[Array, "1 *batch"]
@@ -100,7 +100,10 @@ class DenseProblem(Problem):
         return DenseLinearisation(matrix=self.matrix, slope=slope, sizes=self.sizes)
 
     def damped(self, y: State, slope: State, damping: Numbers) -> DampedSystem:
-        """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
+        """Factorise I - D A/(1 + damping), and divide what is solved: fewer operations an entry.
+
+        The damping may be each neuron's own.
+        """
         matrix, slope, scale = in_precision((self.matrix, slope, 1 + damping), jnp.float32)
         n, tolerance = len(y), self.linear_accuracy(y.dtype)
         if n > DIRECT_UP_TO:
@@ -203,10 +206,18 @@ class DenseProblem(Problem):
         along: Any = jax.tree.map(lambda _: -1, shared)
         return shared, eqx.tree_at(lambda p: p.matrix, along, None)
 
-    def find_unstable(self, y: State, asked: Array) -> Array:
+    def find_unstable(self, y: State, asked: Array, rate: State | None = None) -> Array:
         """By the matrix."""
+        if rate is None:
+            _, slope = self.value_and_slope(y)
+            return unstable_by_matrix(self.matrix, slope, asked)
+        n = len(y)
+        if n > EIGENVALUES_UP_TO:
+            return super().find_unstable(y, asked, rate)
         _, slope = self.value_and_slope(y)
-        return unstable_by_matrix(self.matrix, slope, asked)
+        identity = jnp.eye(n, dtype=y.dtype)[..., None]
+        jacobian = (rate * slope)[:, None] * self.matrix + (1 - rate) * identity
+        return unstable_by_matrix(jacobian, jnp.ones_like(y), asked)
 
     def unproven(self) -> "DenseProblem":
         """Without the proof."""

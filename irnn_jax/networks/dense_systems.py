@@ -17,7 +17,7 @@ Numbers = Float[Array, "1 *batch"]
 
 
 class ScaledSystem(eqx.Module):
-    """A factorised matrix times a number for each sample."""
+    """A number for each sample, or each neuron of it, times a factorised matrix."""
 
     factors: Inverse | Blocks | Lapack
     scale: Numbers
@@ -25,7 +25,7 @@ class ScaledSystem(eqx.Module):
 
     def solve(self, rhs: State) -> State:
         """Solve scale M x = rhs."""
-        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
+        return self.factors.solve(rhs.astype(jnp.float32) / self.scale)
 
     def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
         """The scale is positive, and does not change the sign."""

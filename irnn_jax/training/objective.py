@@ -14,6 +14,7 @@ from irnn_jax.equilibrium import Equilibrium, adjoint_probe, equilibrium
 from irnn_jax.gradients import Gradient
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import NetworkLike, as_network
+from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Solver
 
 Loss = Callable[[Array, Any], Array]
@@ -46,6 +47,7 @@ class Objective:
     solver: Solver
     gradient: Gradient
     activation: ActivationLike
+    time_constants: TimeConstants | None
     check_stability: bool
     tolerance: ArrayLike | None
     penalty: float | Array
@@ -64,6 +66,7 @@ class Objective:
             solver=self.solver,
             gradient=self.gradient,
             activation=self.activation,
+            time_constants=self.time_constants,
             check_stability=self.check_stability,
             tolerance=self.tolerance,
             probe=probe,

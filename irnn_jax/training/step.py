@@ -13,6 +13,7 @@ from irnn_jax.activations import ActivationLike
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import NetworkLike, as_network
+from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.training.guard import Guard, GuardState
 from irnn_jax.training.objective import Found, Loss, Objective
@@ -96,6 +97,7 @@ def make_train_step(
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
     activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     guard: Guard | None = Guard(),
@@ -111,7 +113,8 @@ def make_train_step(
         solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
-        activation: f, likewise.
+        activation: f, or one for each layer, likewise.
+        time_constants: of the layers, likewise.
         check_stability: leave out samples at an unstable equilibrium, likewise.
         tolerance: in place of the solver's, likewise: a number or a traced scalar.
         guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
@@ -132,6 +135,7 @@ def make_train_step(
         solver=solver,
         gradient=gradient,
         activation=activation,
+        time_constants=time_constants,
         check_stability=check_stability,
         tolerance=tolerance,
         penalty=penalty,
