@@ -34,6 +34,7 @@ from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO, EIGE
 
 State = Float[Array, "n *batch"]
 Numbers = Float[Array, "1 *batch"]
+Damping = Float[Array, "_ *batch"]
 
 # A step of Newton's method costs as much as five to ten evaluations of the map. The last one is
 # where it starts.
@@ -99,7 +100,7 @@ class DenseProblem(Problem):
         slope = accurate_slope(self.activation, multiply(self.matrix, y) + self.drive)
         return DenseLinearisation(matrix=self.matrix, slope=slope, sizes=self.sizes)
 
-    def damped(self, y: State, slope: State, damping: Numbers) -> DampedSystem:
+    def damped(self, y: State, slope: State, damping: Damping) -> DampedSystem:
         """Factorise I - D A/(1 + damping), and divide what is solved: fewer operations an entry.
 
         The damping may be each neuron's own.
