@@ -7,7 +7,13 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/choosing.md", "docs/training.md", "docs/wellposed.md"]
+PAGES = [
+    "README.md",
+    "docs/activations.md",
+    "docs/choosing.md",
+    "docs/training.md",
+    "docs/wellposed.md",
+]
 BLOCKS = [
     pytest.param(page, block, id=f"{page}-{number}")
     for page in PAGES

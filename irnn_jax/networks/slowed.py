@@ -118,15 +118,9 @@ class Slowed(Problem):
         return self.inner.is_direct
 
     @property
-    def is_arithmetic(self) -> bool:
-        """Likewise."""
-        return self.inner.is_arithmetic
-
-    @property
     def slowest(self) -> Numbers:
-        """min(r) of each sample."""
-        axis = self.layout.neurons
-        return jax.lax.stop_gradient(jnp.min(self.rate, axis=axis, keepdims=True))
+        """The smallest r of each sample."""
+        return 1 / self.layout.size(1 / self.rate)
 
     @property
     def timeless(self) -> Problem:

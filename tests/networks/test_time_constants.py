@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,7 @@ def test_the_slower_one_loses(n):
 
 
 SOLVERS = {
-    "flow": irnn.Flow(),
+    "flow": irnn.Flow(solver=diffrax.Kvaerno5()),
     "exponential": irnn.Exponential(),
     "euler": irnn.Euler(step_size=0.5),
     "mixed": irnn.MixedPrecision(),
