@@ -3,7 +3,7 @@
 import concurrent.futures
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,9 @@ def as_activation(activation: ActivationLike, sizes: tuple[int, ...]) -> Activat
     if isinstance(activation, ByLayer):  # checked before
         return activation
     if not isinstance(activation, tuple | list):
-        check_activation(activation)
-        return activation
+        single: Any = activation
+        check_activation(single)
+        return single
     functions = tuple(activation)
     if len(functions) != len(sizes):
         raise ValueError(

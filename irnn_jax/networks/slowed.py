@@ -54,7 +54,8 @@ class SlowedKind:
 
     def problem(self, inputs: SlowedInputs) -> "Slowed":
         """With these numbers."""
-        return Slowed(inner=self.kind.problem(inputs.numbers), rate=inputs.rate)
+        inner = self.kind.problem(inputs.numbers)
+        return Slowed(inner=inner, rate=inputs.rate)  # pyright: ignore[reportCallIssue]
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
         """As the kind itself does it, with r beside the state where it begins."""
@@ -98,17 +99,17 @@ class Slowed(Problem):
         return self.inner.layout
 
     @property
-    def tolerance(self) -> Numbers | None:
+    def tolerance(self) -> Numbers | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Likewise."""
         return self.inner.tolerance
 
     @property
-    def contracts(self) -> Flags | None:
+    def contracts(self) -> Flags | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where L |A| < 1, sum_i tau_i (Y - Y*)_i^2 falls along the flow whatever tau is."""
         return self.inner.contracts
 
     @property
-    def scale(self) -> Numbers | None:
+    def scale(self) -> Numbers | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Likewise."""
         return self.inner.scale
 
@@ -151,7 +152,8 @@ class Slowed(Problem):
     def damped(self, y: State, slope: Array, damping: Numbers) -> DampedSystem:
         """(1 + damping) I - J_G = r ((1 + damping/r) I - J), with a damping for each neuron."""
         system = self.inner.damped(y, slope, damping / self.rate)
-        return SlowedSystem(system=system, rate=self.rate, layout=self.layout)
+        slowed: Any = SlowedSystem(system=system, rate=self.rate, layout=self.layout)
+        return slowed
 
     def linear_accuracy(self, dtype: Any) -> float:
         """That of the system within."""

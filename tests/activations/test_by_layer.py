@@ -26,16 +26,11 @@ SLOPES = (lambda u: 1 / np.cosh(u) ** 2, expit, lambda u: expit(u) * expit(-u))
 
 def _small(sizes, scale=0.5):
     """Recurrent weights of norm about `scale`, so that a plain iteration finds the equilibrium."""
-    net = network(sizes, scale=scale)
-    layers = tuple(
-        layer._replace(lateral=layer.lateral / layer.bias.size**0.5) for layer in net.layers
-    )
-    feedback = tuple(R / R.shape[1] ** 0.5 for R in net.feedback)
-    layers = tuple(
-        layer._replace(feedforward=layer.feedforward / layer.feedforward.shape[1] ** 0.5)
-        for layer in layers
-    )
-    return irnn.Network(layers=layers, feedback=feedback)
+
+    def smaller(weights):
+        return weights / weights.shape[-1] ** 0.5
+
+    return jax.tree.map(smaller, network(sizes, scale=scale))
 
 
 def _by_numpy(net, x):

@@ -20,8 +20,8 @@ BATCH = 250  # enough for float32, and for chunks
 
 def _pair(n: int, weights: Any, bias: Any) -> tuple[irnn.Network, np.ndarray, np.ndarray]:
     """Two populations of n like neurons, each a layer, with the mean weights between them; A, b."""
-    A = np.kron(np.asarray(weights, float), np.ones((n, n)) / n)
-    b = np.repeat(np.asarray(bias, float), n)
+    A: Any = np.kron(np.asarray(weights, float), np.ones((n, n)) / n)
+    b: Any = np.repeat(np.asarray(bias, float), n)
     layers = (
         irnn.Layer(feedforward=jnp.ones((n, 1)), lateral=jnp.asarray(A[:n, :n]), bias=b[:n]),
         irnn.Layer(feedforward=jnp.asarray(A[n:, :n]), lateral=jnp.asarray(A[n:, n:]), bias=b[n:]),
