@@ -21,8 +21,8 @@ class PowerLaw:
         power: n, at least 1.
     """
 
-    gain: float = 1.0
-    power: float = 2.0
+    gain: float | int = 1.0
+    power: float | int = 2.0
 
     def __post_init__(self):
         for name, value in (("gain", self.gain), ("power", self.power)):

@@ -43,6 +43,7 @@ def test_no_derivative_is_nan_and_no_nan_is_lost(power):
         ({"gain": jnp.ones(2)}, "gain must be a number"),
     ],
 )
+@pytest.mark.usefixtures("without_runtime_types")
 def test_bad_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         irnn.PowerLaw(**options)
