@@ -220,6 +220,8 @@ class Slowed(Problem):
         first = size(inner.value(solved.state) - solved.state)
         start = (solved.state, first, jnp.full_like(first, jnp.inf))
         state, residual, _ = loop.repeat(advance, start, going, LAST_STEPS)
+        # What is not a number, r for one, has no answer.
+        residual = jnp.where(jnp.isnan(solved.residual), solved.residual, residual)
         time = solved.time * self.slowest.astype(solved.time.dtype)
         return solved._replace(state=state, residual=residual, time=time)
 
