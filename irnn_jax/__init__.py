@@ -8,6 +8,7 @@ and is trained by exact gradients at that equilibrium: `init`, `apply`, `make_tr
 """
 
 from irnn_jax import conv
+from irnn_jax.activations import PowerLaw
 from irnn_jax.analysis.certificates import Certificate, certify
 from irnn_jax.analysis.jacobians import jacobians
 from irnn_jax.analysis.penalties import jacobian_penalty, jacobian_penalty_estimate
@@ -75,6 +76,7 @@ __all__ = [
     "Neumann",
     "NewtonKrylov",
     "Picard",
+    "PowerLaw",
     "PseudoTransient",
     "ReadOut",
     "RungeKutta4",

@@ -172,7 +172,7 @@ def _backward(method: Method, saved: Any, cotangents: Solved):
     # The cotangents of residual, num_steps and status are dropped on purpose: diagnostics.
     cotangent = jnp.where(usable, cotangents.state, 0)
     inputs_used, y_used = method.kind.without_failed(inputs, y, usable)
-    linear = method.kind.problem(inputs_used).linearise(y_used)
+    linear = method.kind.problem(inputs_used).timeless.linearise(y_used)
     adjoint: Adjoint = method.gradient.adjoint(linear, cotangent)
     w, failed = _usable_solution(method, adjoint, usable, ADJOINT_FAILED, LEFT_OUT)
     report = AdjointReport(

@@ -79,6 +79,16 @@ class Problem(eqx.Module):
         """Whether a step is arithmetic on a handful of neurons, without a library's product."""
         return False
 
+    @property
+    def slowest(self) -> float | Numbers:
+        """The rate of the slowest neuron, of each sample, in units of the fastest one's."""
+        return 1.0
+
+    @property
+    def timeless(self) -> "Problem":
+        """The problem with the same equilibria whose neurons all have one time constant."""
+        return self
+
     def begun(self, y0: State) -> "Problem":
         """The same, with its scale."""
         if self.scale is not None:
@@ -169,10 +179,22 @@ class Problem(eqx.Module):
 
         return run_if(jnp.any(asked), find, asked, self, y)
 
-    def find_unstable(self, y: State, asked: Flags) -> Flags:
-        """The same, with nothing known. By products alone that is an estimate."""
-        jacobian = self.linearise(y).product(False)
+    def find_unstable(self, y: State, asked: Flags, rate: State | None = None) -> Flags:
+        """The same, with nothing known. By products alone that is an estimate.
+
+        `rate` is r of a flow dY/dt = r (g(Y) - Y), one for each neuron.
+        """
+        product = self.linearise(y).product(False)
+
+        def jacobian(v: State) -> State:
+            return product(v) if rate is None else v + rate * (product(v) - v)
+
         return unstable_by_products(jacobian, y, asked, self.layout)
+
+    def completed(self, solved: Any, tolerance: Any, loop: Loop) -> Any:
+        """The record of a solve, with the residual of g: here as it is."""
+        del tolerance, loop
+        return solved
 
     def solve_in_chunks(
         self, solve: Callable[["Problem", State, Any], tuple[Any, Any]], y0: State, loop: Loop

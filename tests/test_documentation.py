@@ -12,6 +12,8 @@ PAGES = [
     "docs/choosing.md",
     "docs/convolutional.md",
     "docs/networks.md",
+    "docs/activations.md",
+    "docs/choosing.md",
     "docs/training.md",
     "docs/wellposed.md",
 ]

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from irnn_jax.activations import ActivationLike, ByLayer, PowerLaw, as_activation
+from irnn_jax.activations import slope_bound as known_slope_bound
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.cell_network import check_dense
 from irnn_jax.networks.dense import NetworkLike, as_network, check_network, connections
@@ -47,7 +49,12 @@ class Certificate(NamedTuple):
     is_certified: Bool[Array, ""]
 
 
-def certify(net: NetworkLike, *, slope_bound: float = 0.25) -> Certificate:
+def certify(
+    net: NetworkLike,
+    *,
+    slope_bound: float | None = None,
+    activation: ActivationLike = jax.nn.sigmoid,
+) -> Certificate:
     """Whether the network has, for every input, exactly one equilibrium that attracts the flow.
 
     Both conditions are sufficient, neither is necessary. P is that of the parametrisation, if there
@@ -56,19 +63,43 @@ def certify(net: NetworkLike, *, slope_bound: float = 0.25) -> Certificate:
 
     Args:
         net: the network.
-        slope_bound: L, the activation's largest slope: 1/4 for the sigmoid, 1 for tanh.
+        slope_bound: L, the activation's largest slope, for one whose slope is never negative; None:
+            what is known of `activation`.
+        activation: f, or one for each layer. L is 1/4 for the sigmoid, 1 for tanh, relu and
+            softplus, and the largest one of several.
 
     Raises:
-        ValueError: the network's shapes or dtypes do not fit, or `slope_bound` is not positive.
+        ValueError: the network's shapes or dtypes do not fit, `slope_bound` is not positive, or
+            nothing is known of the activation's slope.
     """
-    if not 0 < slope_bound < float("inf"):
-        raise ValueError(f"slope_bound must be positive, got {slope_bound}")
     plain = as_network(net)
     check_dense(plain, "certify")
     check_network(plain)
+    if slope_bound is None:
+        slope_bound = _largest_slope(activation, plain.sizes[1:])
+    if not 0 < slope_bound < float("inf"):
+        raise ValueError(f"slope_bound must be positive, got {slope_bound}")
     matrix = connections(plain, jnp.result_type(*jax.tree.leaves(plain)))
     own = jnp.concatenate(net.scales()) if isinstance(net, ScaledNetwork) else None
     return _certify(matrix, own, slope_bound)
+
+
+def _largest_slope(activation: ActivationLike, sizes: tuple[int, ...]) -> float:
+    f = as_activation(activation, sizes)
+    bound = known_slope_bound(f)
+    if bound is not None:
+        return bound
+    for function in f.functions if isinstance(f, ByLayer) else (f,):
+        if isinstance(function, PowerLaw) and function.power > 1:
+            raise ValueError(
+                f"certify cannot prove anything with {function}, whose slope has no bound: where "
+                "its equilibria are depends on the input; see irnn_jax.stability for one input"
+            )
+    unknown = getattr(f, "__name__", repr(f))
+    raise ValueError(
+        f"certify does not know the largest slope of the activation {unknown}: pass it as "
+        "slope_bound=, if its slope is never negative"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=2)

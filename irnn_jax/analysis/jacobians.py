@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.activations import ActivationLike, accurate_slope, as_activation
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.cell_network import check_dense
@@ -40,7 +40,7 @@ def jacobians(
     x: ArrayLike,
     *,
     solver: Solver = Auto(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
 ) -> Network:
     """Derivatives of the output activities with respect to every weight, at one equilibrium.
 
@@ -48,7 +48,7 @@ def jacobians(
         net: a network of any number of layers; one and two use the paper's formulas as printed.
         x: one input, (inputs,); use `jax.vmap` for a batch.
         solver: how to reach the equilibrium.
-        activation: f, smooth and elementwise.
+        activation: f, smooth and elementwise, or one for each layer.
 
     Returns:
         A pytree like `net`; each leaf has shape (outputs, *leaf.shape). NaN where no equilibrium
@@ -68,7 +68,8 @@ def jacobians(
     x = jnp.asarray(x, dtype)
     state = jnp.concatenate(activities)
     matrix = connections(net, dtype)
-    slope = accurate_slope(activation, matmul(matrix, state) + drive(net, x[None])[0])
+    f = as_activation(activation, net.sizes[1:])
+    slope = accurate_slope(f, matmul(matrix, state) + drive(net, x[None])[0])
     slopes = split_layers(net, slope)
     sensitivities = {1: one_layer, 2: two_layers}.get(len(net.layers), many_layers)(net, slopes)
     exists = tuple(jnp.where(result.converged, p, jnp.nan) for p in sensitivities)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.activations import ActivationLike, accurate_slope
 from irnn_jax.analysis.stability import slope_at
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
@@ -29,7 +29,7 @@ def jacobian_penalty(
     x: ArrayLike,
     *,
     solver: Solver = Auto(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
 ) -> Float[Array, "*batch"]:
     """||D A||_F^2 / n at the equilibrium of each sample, with its exact gradient.
 
@@ -40,7 +40,7 @@ def jacobian_penalty(
         net: the network.
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium.
-        activation: f, twice differentiable and elementwise.
+        activation: f, twice differentiable and elementwise, or one for each layer.
 
     Returns:
         (...); 0, with a gradient of zero, for a sample that did not converge.

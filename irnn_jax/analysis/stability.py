@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from irnn_jax.activations import Activation, accurate_slope
+from irnn_jax.activations import ActivationLike, accurate_slope, along, as_activation
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.equilibrium.by_cell import checked_drive
 from irnn_jax.linalg.arnoldi import rightmost
@@ -22,6 +22,11 @@ from irnn_jax.networks.dense import (
     checked_input,
     connections,
     drive,
+)
+from irnn_jax.networks.time_constants import (
+    TimeConstants,
+    rates_of_layers,
+    rates_of_state,
 )
 from irnn_jax.solvers import Auto, Solver
 
@@ -46,7 +51,8 @@ def stability(
     x: ArrayLike,
     *,
     solver: Solver = Auto(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
 ) -> Stability:
     """Spectral abscissa, slowest rate and stability of the equilibria of a batch.
 
@@ -59,35 +65,60 @@ def stability(
         net: the network.
         x: (..., inputs), any number of leading axes.
         solver: how to reach the equilibrium.
-        activation: f, smooth and elementwise.
+        activation: f, smooth and elementwise, or one for each layer.
+        time_constants: of the layers, as for `irnn_jax.equilibrium`. With r = min(tau)/tau the
+            spectrum is that of I + r (D A - I), and `rate` in units of 1/min(tau).
 
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
     """
     net = as_network(net)
-    result = equilibrium(net, x, solver=solver, activation=activation)
+    result = equilibrium(
+        net, x, solver=solver, activation=activation, time_constants=time_constants
+    )
     activities = jax.lax.stop_gradient(result.activities)
     if isinstance(net, CellNetwork):
-        abscissa = _by_products(net, x, activities, activation)
+        abscissa = _by_products(net, x, activities, activation, time_constants)
     else:
-        state = jnp.concatenate(activities, axis=-1)
-        slope = slope_at(net, x, state, activation)
-        abscissa = spectral_abscissa(slope[..., None] * connections(net, state.dtype))
+        abscissa = _by_matrix(net, x, activities, activation, time_constants)
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
 
 
 def slope_at(
-    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: Activation
+    net: Network, x: ArrayLike, state: Float[Array, "*batch n"], activation: ActivationLike
 ) -> Float[Array, "*batch n"]:
     """The diagonal of D: f' at A Y + b(x), for the stacked activities Y of a batch."""
     x = checked_input(net, x).astype(state.dtype)
     b = drive(net, x.reshape(-1, x.shape[-1])).reshape(state.shape)
-    return accurate_slope(activation, matmul(state, connections(net, state.dtype).T) + b)
+    f = along(as_activation(activation, net.sizes[1:]), -1)
+    return accurate_slope(f, matmul(state, connections(net, state.dtype).T) + b)
+
+
+def _by_matrix(
+    net: Network,
+    x: ArrayLike,
+    activities: Activities,
+    activation: ActivationLike,
+    time_constants: TimeConstants | None,
+) -> Float[Array, "*batch"]:
+    """The abscissa, by eigenvalues."""
+    state = jnp.concatenate(activities, axis=-1)
+    matrix = connections(net, state.dtype)
+    jacobian = slope_at(net, x, state, activation)[..., None] * matrix
+    r = rates_of_layers(time_constants, net.sizes[1:])
+    if r is not None:
+        identity = jnp.eye(len(matrix), dtype=state.dtype)
+        jacobian = identity + r.astype(state.dtype)[:, None] * (jacobian - identity)
+    return spectral_abscissa(jacobian)
 
 
 def _by_products(
-    net: CellNetwork, x: ArrayLike, activities: Activities, activation: Any
+    net: CellNetwork,
+    x: ArrayLike,
+    activities: Activities,
+    activation: ActivationLike,
+    time_constants: TimeConstants | None,
 ) -> Float[Array, "*batch"]:
     """The abscissa, from a start of random signs."""
     functions = functions_of(activation, len(net.state_shapes))
@@ -99,8 +130,11 @@ def _by_products(
     shape = StateShape.of(state, batch_axes=1)
     flat = shape.flatten(state, drive.shape[:1])
 
+    rate = rates_of_state(time_constants, state, shape, drive.shape[:1])
+
     def step(y: Array) -> Array:
-        return shape.flatten(net.step(shape.unflatten(y), drive, functions), drive.shape[:1])
+        g = shape.flatten(net.step(shape.unflatten(y), drive, functions), drive.shape[:1])
+        return g if rate is None else y + rate * (g - y)
 
     _, product = jax.linearize(step, flat)
     signs = jax.random.rademacher(jax.random.key(0), flat.shape[1:], flat.dtype)

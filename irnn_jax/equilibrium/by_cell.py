@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from irnn_jax.activations import Activation
+from irnn_jax.activations import ActivationLike
 from irnn_jax.equilibrium.fixed_point import fixed_point
 from irnn_jax.equilibrium.record import Equilibrium
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.cell_network import Activities, CellNetwork, functions_of
+from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Solver
 from irnn_jax.status import Status
-
-Functions = tuple[Activation, ...]
 
 
 def equilibrium_by_cell(
@@ -23,8 +22,9 @@ def equilibrium_by_cell(
     x: ArrayLike,
     *,
     y0: Activities | None,
+    time_constants: TimeConstants | None,
     solver: Solver,
-    activation: Any,
+    activation: ActivationLike,
     tolerance: ArrayLike | None,
     probe: AdjointReport | None,
     **how: Any,
@@ -46,6 +46,7 @@ def equilibrium_by_cell(
             jnp.where(_of_sample(finite, drive), drive, jnp.nan),
             _start(net, y0, batch, drive),
             batched=True,
+            time_constants=None if time_constants is None else tuple(time_constants),
             solver=_with_tolerance(solver, tolerance),
             probe=probe,
             **how,

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
@@ -21,6 +22,8 @@ from irnn_jax.implicit import (
     solve_implicitly,
 )
 from irnn_jax.networks.cell_problem import CellKind, StateShape
+from irnn_jax.networks.slowed import SlowedInputs, SlowedKind
+from irnn_jax.networks.time_constants import rates_of_state
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.rewrite import evaluate
@@ -40,6 +43,7 @@ def fixed_point(
     batched: bool = False,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
+    time_constants: Any = None,
     check_stability: bool = True,
     throw: bool = False,
     adjoint_failure: AdjointFailure = "warn",
@@ -69,6 +73,9 @@ def fixed_point(
             changes nothing for the others.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
+        time_constants: tau of tau dy/dt = cell(params, y, x) - y: a pytree like y0 of positive
+            numbers or arrays that broadcast with its leaves; None: all are one. Only their ratios
+            matter, of each sample. See `equilibrium`.
         check_stability: whether an equilibrium that the flow would leave counts as not converged;
             by products, an estimate. See `equilibrium`.
         throw: raise (at run time) if an equilibrium, or its adjoint, does not converge.
@@ -79,9 +86,9 @@ def fixed_point(
         An `Equilibrium` with `activities` like y0 and diagnostics (), or (batch,).
 
     Raises:
-        ValueError: y0 is not floating-point, the cell does not return a state like y0, or the
-            leaves of y0 or x do not have one batch along their first axis; or a probe with
-            `Exact(forward_mode=True)`.
+        ValueError: y0 is not floating-point, the cell does not return a state like y0, the time
+            constants are not positive or not like y0, or the leaves of y0 or x do not have one
+            batch along their first axis; or a probe with `Exact(forward_mode=True)`.
         TypeError: under forward-mode differentiation without `Exact(forward_mode=True)`.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
@@ -108,8 +115,9 @@ def fixed_point(
         # What diffrax follows has a time of its own, and steps of its own number.
         joins=not getattr(solver, "own_time", False),
     )
+    rate = rates_of_state(time_constants, y0, kind.shape, () if batch is None else (batch,))
     method = Method(
-        kind=kind,
+        kind=kind if rate is None else SlowedKind(kind=kind),
         solver=solver,
         gradient=gradient,
         throw=throw,
@@ -121,7 +129,7 @@ def fixed_point(
     probe = adjoint_probe(shape, dtype) if probe is None else probe
     explained = both_modes_explained if goes_forward(gradient) else forward_mode_explained
     with explained():
-        solved = _solve(method, ((params_in, consts), x_in), wide, probe)
+        solved = _solve(method, ((params_in, consts), x_in), wide, probe, rate)
     activities = kind.shape.unflatten(solved.state if batched else solved.state[0])
     numbers_of = jax.tree.map(lambda leaf: leaf.reshape(shape), solved._replace(state=None))
     return as_equilibrium(numbers_of, activities, throw=throw)
@@ -141,10 +149,14 @@ class _Cell:
 
 @compiled_by_method
 @with_default_promotion
-def _solve(method: Method, inputs: Any, y0: Any, probe: AdjointReport) -> Solved:
-    kind: Any = method.kind
+def _solve(
+    method: Method, inputs: Any, y0: Any, probe: AdjointReport, rate: Array | None
+) -> Solved:
+    kind: Any = method.kind if rate is None else cast(Any, method.kind).kind
     batch = jax.tree.leaves(y0)[0].shape[:1] if kind.batched else ()
     flat = kind.shape.flatten(y0, batch).reshape(batch[0] if batch else 1, -1)
+    if rate is not None:
+        inputs = SlowedInputs(inputs, rate.astype(flat.dtype))
     probe = jax.tree.map(lambda leaf: jnp.asarray(leaf, flat.dtype).reshape(-1), probe)
     return solve_implicitly(method, inputs, flat, probe)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from irnn_jax.activations import Activation, check_elementwise
+from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
 from irnn_jax.equilibrium.by_cell import checked_start, equilibrium_by_cell
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
@@ -35,6 +35,8 @@ from irnn_jax.networks.dense import (
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
 from irnn_jax.networks.readout import read_out
+from irnn_jax.networks.slowed import SlowedInputs, SlowedKind
+from irnn_jax.networks.time_constants import TimeConstants, rates_of_layers
 from irnn_jax.solvers import Auto, Solved, Solver
 from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.status import Status
@@ -49,7 +51,8 @@ def equilibrium(
     y0: Activities | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -72,7 +75,12 @@ def equilibrium(
             own. It carries no gradient. A sample that starts from what is not a number is flagged.
         solver: how to reach the equilibrium; static under jit.
         gradient: how to differentiate it; static under jit.
-        activation: f, smooth and elementwise, for instance `jnp.tanh`; static under jit.
+        activation: f, smooth and elementwise, for instance `jnp.tanh`, or a tuple with one for each
+            layer; static under jit.
+        time_constants: tau of tau dY/dt = f(A Y + b) - Y: a tuple with one entry for each layer,
+            each a positive number or (size,); None: all are one. Only their ratios matter. They
+            move no equilibrium and no gradient, and decide which one is reached and whether it is
+            stable; all times are in units of the smallest. May be traced; a gradient of zero.
         check_stability: an equilibrium that the flow would leave counts as not converged. With
             False it counts, where the flow was led to it (a tie), or the solver does not follow
             the flow.
@@ -86,8 +94,9 @@ def equilibrium(
         probe: see `adjoint_probe`, of shape (...).
 
     Raises:
-        ValueError: x or the network has the wrong shape or dtype, f is not elementwise, or the
-            tolerance is not one positive number; or a probe with `Exact(forward_mode=True)`.
+        ValueError: x, the network, y0 or a time constant has the wrong shape or dtype, f is not
+            elementwise or without a derivative, a tolerance or time constant is not positive; or a
+            probe with `Exact(forward_mode=True)`.
         TypeError: under forward-mode differentiation without `Exact(forward_mode=True)`.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
@@ -98,6 +107,7 @@ def equilibrium(
             net,
             x,
             y0=y0,
+            time_constants=time_constants,
             solver=solver,
             gradient=gradient,
             activation=activation,
@@ -109,14 +119,16 @@ def equilibrium(
         )
     check_network(net)
     x = checked_input(net, x)
-    check_elementwise(activation)
+    sizes = net.sizes[1:]
+    kind = DenseKind(activation=as_activation(activation, sizes), sizes=sizes)
+    rate = rates_of_layers(time_constants, sizes)
     start = None
     if y0 is not None:
-        shapes = tuple((size,) for size in net.sizes[1:])
+        shapes = tuple((size,) for size in sizes)
         start = jnp.concatenate(checked_start(y0, shapes, x.shape[:-1]), axis=-1)
     check_probe(gradient, probe)
     method = Method(
-        kind=DenseKind(activation=activation, sizes=net.sizes[1:]),
+        kind=kind if rate is None else SlowedKind(kind=kind),
         solver=solver,
         gradient=gradient,
         throw=throw,
@@ -126,7 +138,7 @@ def equilibrium(
     if probe is None:
         probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
     with forward_mode_explained():
-        return _of_any_batch(method, net, x, probe, tolerance, start)
+        return _of_any_batch(method, net, x, probe, tolerance, start, rate)
 
 
 def _of_any_batch(
@@ -136,19 +148,20 @@ def _of_any_batch(
     probe: AdjointReport,
     tolerance: ArrayLike | None,
     start: Array | None,
+    rate: Array | None,
 ) -> Equilibrium:
     """Of an empty batch nothing, by way of one sample: loops and pivots want at least one."""
     axes = [
         axis for axis in range(x.ndim - 1) if isinstance(size := x.shape[axis], int) and not size
     ]
     if not axes:
-        return _equilibrium(method, net, x, probe, tolerance, start)
+        return _equilibrium(method, net, x, probe, tolerance, start, rate)
 
     def padded(leaf: Array) -> Array:
         return jnp.pad(leaf, [(0, int(axis in axes)) for axis in range(leaf.ndim)])
 
     probe, start = jax.tree.map(padded, (probe, start))
-    found = _equilibrium(method, net, padded(x), probe, tolerance, start)
+    found = _equilibrium(method, net, padded(x), probe, tolerance, start, rate)
     shape = x.shape[:-1]
 
     def nothing(leaf: Array) -> Array:
@@ -164,7 +177,8 @@ def apply(
     y0: Activities | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     throw: bool = False,
@@ -184,6 +198,7 @@ def apply(
         solver=solver,
         gradient=gradient,
         activation=activation,
+        time_constants=time_constants,
         check_stability=check_stability,
         tolerance=tolerance,
         throw=throw,
@@ -202,6 +217,7 @@ def _equilibrium(
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
     start: Float[Array, "*batch n"] | None,
+    rate: Float[Array, " n"] | None,
 ) -> Equilibrium:
     batch_shape = x.shape[:-1]
     # Half precision has too few digits for a linear solve: solved, and returned, in float32.
@@ -211,7 +227,7 @@ def _equilibrium(
     finite = max_norm(x, axis=-1) < jnp.inf
     x = jnp.where(finite[:, None], x, 0)
     if net.is_recurrent:
-        solved = _solve(method, net, x, finite, probe, tolerance, start)
+        solved = _solve(method, net, x, finite, probe, tolerance, start, rate)
         activities = split_layers(net, solved.state)
     else:
         activities, solved = _feed_forward(net, x, finite, _activation(method))
@@ -227,6 +243,7 @@ def _solve(
     probe: AdjointReport,
     tolerance: Float[Array, ""] | None,
     start: Float[Array, "*batch n"] | None,
+    rate: Float[Array, " n"] | None,
 ) -> Solved:
     """By the one rule, with samples first, (batch, n) and (batch,)."""
     dtype = x.dtype
@@ -243,7 +260,9 @@ def _solve(
     if tolerance is not None:
         tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (1, x.shape[0]))
     matrix = connections(net, dtype)[..., None]
-    inputs = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
+    inputs: Any = DenseInputs(matrix=matrix, drive=b.T, tolerance=tolerance)
+    if rate is not None:
+        inputs = SlowedInputs(inputs, rate.astype(dtype)[:, None])
     probe = jax.tree.map(lambda leaf: leaf.reshape(-1).astype(dtype), probe)
     solved = solve_implicitly(method, inputs, y0.T, probe)
     solved = jax.tree.map(lambda leaf: leaf[0], solved._replace(state=solved.state.T[None]))
@@ -263,6 +282,7 @@ def _feed_forward(
     net: Network, x: Float[Array, "batch inputs"], finite: Bool[Array, " batch"], f: Activation
 ) -> tuple[tuple[Array, ...], Solved]:
     dtype = x.dtype
+    functions = f.functions if isinstance(f, ByLayer) else (f,) * len(net.layers)
     seen, skips = [x], present_skips(net)
     for i, layer in enumerate(net.layers):
         total = matmul(seen[-1], layer.feedforward.astype(dtype).T)
@@ -270,7 +290,7 @@ def _feed_forward(
         for (source, target), weights in skips:
             if target == i + 1:
                 total = total + matmul(seen[source], weights.astype(dtype).T)
-        seen.append(f(total))
+        seen.append(functions[i](total))
     activities = seen[1:]
     state = jnp.concatenate(activities, axis=-1)
     ended = finite & jnp.all(jnp.isfinite(state), axis=-1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from irnn_jax.activations import Activation, value_and_slope
+from irnn_jax.activations import Activation, along, value_and_slope
 from irnn_jax.linalg import dense
 from irnn_jax.xla.max_norm import max_norm
 from irnn_jax.xla.precision import in_precision
@@ -26,7 +26,7 @@ class Hammerstein(NamedTuple):
     Attributes:
         matrix: A, (n, n), or (n, n, batch) of samples with their own; in rows A^T.
         drive: b, (n, batch).
-        function: u, parameters -> f(u), elementwise, on (n, batch).
+        function: u, parameters, axis of the neurons -> f(u), elementwise.
         slope: f', likewise.
         parameters: arrays that f depends on, (n, batch) each.
         in_rows: whether the samples lie one below the other, all with the same A.
@@ -35,8 +35,8 @@ class Hammerstein(NamedTuple):
 
     matrix: Array
     drive: States
-    function: Callable[[States, Any], States]
-    slope: Callable[[States, Any], States]
+    function: Callable[[States, Any, int], States]
+    slope: Callable[[States, Any, int], States]
     parameters: Any = ()
     in_rows: bool = False
     transposed: bool = False
@@ -47,8 +47,8 @@ class Hammerstein(NamedTuple):
         return cls(
             matrix=_without_axis(matrix),
             drive=drive,
-            function=lambda u, _: activation(u),
-            slope=lambda u, _: value_and_slope(activation, u)[1],
+            function=lambda u, _, axis: along(activation, axis)(u),
+            slope=lambda u, _, axis: value_and_slope(along(activation, axis), u)[1],
         )
 
     @property
@@ -76,11 +76,11 @@ class Hammerstein(NamedTuple):
 
     def value(self, u: States) -> States:
         """f(u)."""
-        return self.function(u, self.parameters)
+        return self.function(u, self.parameters, int(self.in_rows))
 
     def slope_at(self, u: States) -> States:
         """f'(u)."""
-        return self.slope(u, self.parameters)
+        return self.slope(u, self.parameters, int(self.in_rows))
 
     def size(self, change: States) -> Samples:
         """max|change| of each sample."""
@@ -152,8 +152,8 @@ def affine(
     return Hammerstein(
         matrix=_without_axis(matrix),
         drive=drive,
-        function=lambda u, given: given[0] * u + given[1],
-        slope=lambda u, given: given[0],
+        function=lambda u, given, _: given[0] * u + given[1],
+        slope=lambda u, given, _: given[0],
         parameters=(slope, offset),
         in_rows=in_rows,
         transposed=transposed,

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from irnn_jax.activations import Activation, check_elementwise
+from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
 
 Activities = tuple[Array, ...]
 
@@ -78,16 +78,10 @@ class CellNetwork(eqx.Module):
         return x
 
 
-def functions_of(activation: Any, num_layers: int) -> tuple[Activation, ...]:
+def functions_of(activation: ActivationLike, num_layers: int) -> tuple[Activation, ...]:
     """One function a layer, from one for all or a tuple; a ValueError where they do not fit."""
-    functions = tuple(activation) if isinstance(activation, tuple) else (activation,) * num_layers
-    if len(functions) != num_layers:
-        raise ValueError(
-            f"activation has {len(functions)} entries, but the network has {num_layers} layers"
-        )
-    for function in functions:
-        check_elementwise(function)
-    return functions
+    f = as_activation(activation, (1,) * num_layers)
+    return f.functions if isinstance(f, ByLayer) else (f,) * num_layers
 
 
 def check_dense(net: Any, function: str) -> None:

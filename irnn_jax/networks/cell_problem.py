@@ -83,6 +83,7 @@ class CellKind:
     shape: StateShape
     batched: bool
     joins: bool = True
+    layout: ClassVar[Layout] = SAMPLES_FIRST
 
     def problem(self, inputs: Any) -> "CellProblem":
         """With these numbers: (parameters, x)."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from irnn_jax.activations import Activation, accurate_slope
 from irnn_jax.linalg.dense import matmul, multiply
+from irnn_jax.linalg.layout import NEURONS_FIRST, Layout
 from irnn_jax.networks.contraction import contracts
 from irnn_jax.networks.dense_problem import DenseProblem
 from irnn_jax.xla.batch_last import batch_last
@@ -41,6 +42,7 @@ class DenseKind:
     activation: Activation
     sizes: tuple[int, ...]
     joins: bool = True
+    layout: ClassVar[Layout] = NEURONS_FIRST
 
     def problem(self, inputs: DenseInputs) -> DenseProblem:
         """With these numbers."""

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from irnn_jax.activations import (
-    OF_ORDER_ONE,
     Activation,
     accurate_slope,
     is_arithmetic,
+    is_of_order_one,
     value_and_slope,
 )
 from irnn_jax.iterations.chord import Chord, unknown_chord
@@ -30,10 +30,11 @@ from irnn_jax.problem import Coarse, Problem, default_tolerance
 from irnn_jax.xla.chunks import map_chunks_where_it_pays, run_for
 from irnn_jax.xla.loops import Loop
 from irnn_jax.xla.precision import in_precision
-from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO
+from irnn_jax.xla.tuning import BLOCKS_UP_TO, CONTINUE_UP_TO, DIRECT_UP_TO, EIGENVALUES_UP_TO
 
 State = Float[Array, "n *batch"]
 Numbers = Float[Array, "1 *batch"]
+Damping = Float[Array, "_ *batch"]
 
 # A step of Newton's method costs as much as five to ten evaluations of the map. The last one is
 # where it starts.
@@ -80,11 +81,11 @@ class DenseProblem(Problem):
 
     def begun(self, y0: State) -> Problem:
         """Activities of order one have no other scale."""
-        return self if self.activation in OF_ORDER_ONE else super().begun(y0)
+        return self if is_of_order_one(self.activation) else super().begun(y0)
 
     def scale_at(self, y: State) -> float | Numbers:
         """One, or that of the activities."""
-        return 1.0 if self.activation in OF_ORDER_ONE else super().scale_at(y)
+        return 1.0 if is_of_order_one(self.activation) else super().scale_at(y)
 
     def value(self, y: State) -> State:
         """f(A Y + b)."""
@@ -99,8 +100,11 @@ class DenseProblem(Problem):
         slope = accurate_slope(self.activation, multiply(self.matrix, y) + self.drive)
         return DenseLinearisation(matrix=self.matrix, slope=slope, sizes=self.sizes)
 
-    def damped(self, y: State, slope: State, damping: Numbers) -> DampedSystem:
-        """Factorise I - D A/(1 + damping), and divide every solution: fewer operations an entry."""
+    def damped(self, y: State, slope: State, damping: Damping) -> DampedSystem:
+        """Factorise I - D A/(1 + damping), and divide what is solved: fewer operations an entry.
+
+        The damping may be each neuron's own.
+        """
         matrix, slope, scale = in_precision((self.matrix, slope, 1 + damping), jnp.float32)
         n, tolerance = len(y), self.linear_accuracy(y.dtype)
         if n > DIRECT_UP_TO:
@@ -203,10 +207,18 @@ class DenseProblem(Problem):
         along: Any = jax.tree.map(lambda _: -1, shared)
         return shared, eqx.tree_at(lambda p: p.matrix, along, None)
 
-    def find_unstable(self, y: State, asked: Array) -> Array:
+    def find_unstable(self, y: State, asked: Array, rate: State | None = None) -> Array:
         """By the matrix."""
+        if rate is None:
+            _, slope = self.value_and_slope(y)
+            return unstable_by_matrix(self.matrix, slope, asked)
+        n = len(y)
+        if n > EIGENVALUES_UP_TO:
+            return super().find_unstable(y, asked, rate)
         _, slope = self.value_and_slope(y)
-        return unstable_by_matrix(self.matrix, slope, asked)
+        identity = jnp.eye(n, dtype=y.dtype)[..., None]
+        jacobian = (rate * slope)[:, None] * self.matrix + (1 - rate) * identity
+        return unstable_by_matrix(jacobian, jnp.ones_like(y), asked)
 
     def unproven(self) -> "DenseProblem":
         """Without the proof."""
@@ -256,5 +268,6 @@ def _contracted(
     )
     state, velocity, slope = in_precision(last[:3], y.dtype)
     # What is at rest in float32 need not be at rest.
-    size = jnp.maximum(layout.size(velocity), float(jnp.finfo(jnp.float32).eps))
+    rounding = float(jnp.finfo(jnp.float32).eps) * problem.scale_at(state)
+    size = jnp.maximum(layout.size(velocity), rounding)
     return state, slope, velocity, size, jnp.full(size.shape, jnp.inf, jnp.float32)

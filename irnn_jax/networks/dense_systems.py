@@ -13,19 +13,20 @@ from irnn_jax.linalg.krylov import gmres
 from irnn_jax.linalg.layout import NEURONS_FIRST
 
 State = Float[Array, "n *batch"]
-Numbers = Float[Array, "1 *batch"]
+# One for each sample, or for each of its neurons.
+Scale = Float[Array, "_ *batch"]
 
 
 class ScaledSystem(eqx.Module):
-    """A factorised matrix times a number for each sample."""
+    """A number for each sample, or each neuron of it, times a factorised matrix."""
 
     factors: Inverse | Blocks | Lapack
-    scale: Numbers
+    scale: Scale
     is_iterative: ClassVar[bool] = False
 
     def solve(self, rhs: State) -> State:
         """Solve scale M x = rhs."""
-        return self.factors.solve(rhs.astype(jnp.float32)) / self.scale
+        return self.factors.solve(rhs.astype(jnp.float32) / self.scale)
 
     def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
         """The scale is positive, and does not change the sign."""
@@ -37,7 +38,7 @@ class WideSystem(eqx.Module):
 
     matrix: Float[Array, "n n *shared"]
     slope: State
-    scale: Numbers
+    scale: Scale
     tolerance: float = eqx.field(static=True)
     is_iterative: ClassVar[bool] = True
 
@@ -54,6 +55,6 @@ class WideSystem(eqx.Module):
         rhs = rhs.astype(jnp.float32)
         return jax.lax.custom_linear_solve(operator, rhs, solve, transpose_solve=solve)
 
-    def determinant_is_positive(self) -> Bool[Array, "1 *batch"]:
+    def determinant_is_positive(self) -> Bool[Array, "_ *batch"]:
         """Nothing is known of the determinant."""
         return jnp.ones_like(self.scale, bool)

@@ -104,8 +104,8 @@ def follow(
     def moving(way: Way) -> Array:
         # A velocity of NaN compares false, and ends the sample.
         speed = problem.layout.size(way.velocity)
-        slow = (speed >= 0) & (speed <= CYCLE_SPEED * way.scale)
-        alive = slow | ((speed >= 0) & (way.time < LONGEST_CYCLE))
+        slow = (speed >= 0) & (speed <= CYCLE_SPEED * problem.slowest * way.scale)
+        alive = slow | ((speed >= 0) & (way.time * problem.slowest < LONGEST_CYCLE))
         return going & ~way.settling & alive & (way.num_steps < MAX_STEPS)
 
     def advance(number: Array, way: Way) -> Way:

@@ -124,7 +124,8 @@ def rodas3(
     before = jnp.maximum(before, jnp.finfo(jnp.float32).tiny)
     report = StepReport(
         error=error,
-        ahead=jnp.maximum(1, step / before) * after,
+        # And slow neurons have as far to go as fast ones, at a smaller speed.
+        ahead=jnp.maximum(1, step / before) * after / jnp.asarray(problem.slowest, after.dtype),
         ratio=after / before,
         across_pole=~system.determinant_is_positive(),
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from irnn_jax.problem import Problem, State
-from irnn_jax.solvers.base import Solved, Solver, makes_sure, unsolved
+from irnn_jax.solvers.base import Solved, Solver, makes_sure, tolerance_of, unsolved
 from irnn_jax.solvers.closely import Way, begin, follow
 from irnn_jax.solvers.judge import converged, judged
 from irnn_jax.status import Status
@@ -62,7 +62,9 @@ def solve_trusted(
     """
 
     def attempt(start: State) -> Solved:
-        solved = judged(solver, problem, solver.solve(problem, start, loop))
+        solved = solver.solve(problem, start, loop)
+        tolerance = tolerance_of(solver, problem, start.dtype)
+        solved = judged(solver, problem, problem.completed(solved, tolerance, loop))
         if not stable and not makes_sure(solver):
             return solved
         frozen, state = jax.lax.stop_gradient((problem, solved.state))

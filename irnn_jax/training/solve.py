@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from irnn_jax.activations import ActivationLike
 from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
@@ -16,6 +17,7 @@ from irnn_jax.implicit import AdjointReport, goes_forward
 from irnn_jax.networks.cell_network import CellNetwork
 from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.networks.readout import read_out
+from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Solver
 
 # (params, x, probe) -> what the loss is of, and the equilibria with their flags (*batch).
@@ -49,7 +51,8 @@ class NetworkSolve:
 
     solver: Solver
     gradient: Gradient
-    activation: Any
+    activation: ActivationLike
+    time_constants: TimeConstants | None
     check_stability: bool
     tolerance: ArrayLike | None
 
@@ -70,11 +73,18 @@ class NetworkSolve:
             solver=self.solver,
             gradient=self.gradient,
             activation=self.activation,
+            time_constants=self.time_constants,
             check_stability=self.check_stability,
             tolerance=self.tolerance,
             probe=probe,
         )
         return read_out(params, result.activities), result
+
+    def differs_from(self, other: "NetworkSolve") -> list[str]:
+        """The names of the arguments that are not the same, numbers and arrays by identity."""
+        names = (field.name for field in dataclasses.fields(self))
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
+        return [n for n, a, b in pairs if a is not b and (b is None or a != b)]
 
     def probe(self, params: NetworkLike, x: Array) -> AdjointReport:
         """One of each sample."""

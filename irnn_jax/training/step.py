@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from irnn_jax.activations import Activation
+from irnn_jax.activations import ActivationLike
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.implicit import AdjointReport
+from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.training.guard import Guard, GuardState
 from irnn_jax.training.objective import Found, Loss, Objective
@@ -96,7 +97,8 @@ def make_train_step(
     solve: OwnSolve | None = None,
     solver: Solver = Auto(),
     gradient: Gradient = Exact(),
-    activation: Activation = jax.nn.sigmoid,
+    activation: ActivationLike = jax.nn.sigmoid,
+    time_constants: TimeConstants | None = None,
     check_stability: bool = True,
     tolerance: ArrayLike | None = None,
     guard: Guard | None = Guard(),
@@ -117,7 +119,8 @@ def make_train_step(
         solver: how to reach the equilibrium, as in `irnn_jax.equilibrium`.
         gradient: how to differentiate it, likewise. The exact and the semi-gradient training
             differ in nothing else.
-        activation: f, likewise.
+        activation: f, or one for each layer, likewise.
+        time_constants: of the layers, likewise.
         check_stability: leave out samples at an unstable equilibrium, likewise.
         tolerance: in place of the solver's, likewise: a number or a traced scalar.
         guard: takes steps back that lost an equilibrium; None for the optimiser's steps alone.
@@ -138,11 +141,12 @@ def make_train_step(
         solver=solver,
         gradient=gradient,
         activation=activation,
+        time_constants=time_constants,
         check_stability=check_stability,
         tolerance=tolerance,
     )
-    if solve is not None and of_network != _DEFAULT:
-        raise ValueError("with solve=, say inside of it how it is solved, not beside it")
+    if solve is not None and (said := of_network.differs_from(_DEFAULT)):
+        raise ValueError(f"with solve=, say inside of it how it is solved, and not by {said[0]}=")
     if solve is not None and (isinstance(penalty, Array) or penalty > 0):
         raise ValueError(
             "penalty is known for networks only: with solve=, add "
@@ -157,6 +161,7 @@ _DEFAULT = NetworkSolve(
     solver=Auto(),
     gradient=Exact(),
     activation=jax.nn.sigmoid,
+    time_constants=None,
     check_stability=True,
     tolerance=None,
 )

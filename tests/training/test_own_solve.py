@@ -112,7 +112,7 @@ def test_an_equinox_module_with_an_equilibrium_inside_trains_in_many_runs():
 
 def test_what_is_said_twice_or_not_at_all_is_refused():
     optimizer = optax.sgd(1.0)
-    with pytest.raises(ValueError, match="with solve=, say inside of it"):
+    with pytest.raises(ValueError, match="say inside of it how it is solved, and not by gradient="):
         irnn.make_train_step(
             irnn.squared_error, optimizer, solve=solve, gradient=irnn.SemiGradient()
         )

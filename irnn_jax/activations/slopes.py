@@ -1,22 +1,23 @@
-"""Activation functions: their slope, and the check that they are elementwise."""
+"""The slope of an activation function, and what is known of it."""
 
-import concurrent.futures
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from irnn_jax.activations.by_layer import ByLayer
+from irnn_jax.activations.power_law import PowerLaw
 from irnn_jax.xla.rewrite import operations
 
 Activation = Callable[[Array], Array]
 
 
-# Of the activations for which it is known, the largest |f'|.
-SLOPE_BOUNDS: dict[Activation, float] = {
+# Activations whose values are of order one, whatever the units of what drives them, and their
+# largest slope.
+OF_ORDER_ONE: dict[Activation, float] = {
     jax.nn.sigmoid: 0.25,
     jax.lax.logistic: 0.25,
     jnp.tanh: 1.0,
@@ -24,9 +25,11 @@ SLOPE_BOUNDS: dict[Activation, float] = {
     jax.nn.tanh: 1.0,
 }
 
-
-# Activations whose values are of order one, whatever the units of what drives them.
-OF_ORDER_ONE = frozenset(SLOPE_BOUNDS)
+# Of the activations for which it is known, the largest slope; none of them has a negative one.
+SLOPE_BOUNDS: dict[Activation, float] = OF_ORDER_ONE | {
+    jax.nn.relu: 1.0,
+    jax.nn.softplus: 1.0,
+}
 
 # Of these operations XLA's compiler makes any number into one function.
 # fmt: off
@@ -42,7 +45,12 @@ ARITHMETIC = frozenset((
 
 @functools.lru_cache(maxsize=128)
 def is_arithmetic(activation: Activation) -> bool:
-    """Whether f and its slope are made of plain arithmetic, without loops, tables and callbacks."""
+    """Whether f and its slope are made of plain arithmetic, without loops, tables and callbacks.
+
+    One that cuts the state into layers is not.
+    """
+    if isinstance(activation, ByLayer):
+        return False
 
     def value_and_slope_of(x: Array) -> Any:
         return value_and_slope(activation, x)
@@ -52,8 +60,21 @@ def is_arithmetic(activation: Activation) -> bool:
 
 
 def slope_bound(activation: Activation) -> float | None:
-    """The largest |f'(x)| over all x, None where it is not known."""
+    """The largest |f'(x)| over all x, and over all layers; None where it is not known."""
+    if isinstance(activation, ByLayer):
+        bounds = [slope_bound(function) for function in activation.functions]
+        known = [bound for bound in bounds if bound is not None]
+        return max(known) if len(known) == len(bounds) else None
+    if isinstance(activation, PowerLaw):
+        return float(activation.gain) if activation.power == 1 else None
     return SLOPE_BOUNDS.get(activation)
+
+
+def is_of_order_one(activation: Activation) -> bool:
+    """Whether its values are, in all layers."""
+    if isinstance(activation, ByLayer):
+        return all(function in OF_ORDER_ONE for function in activation.functions)
+    return activation in OF_ORDER_ONE
 
 
 def value_and_slope(
@@ -71,6 +92,8 @@ def accurate_slope(
     By `ACCURATE_SLOPES`, else by f's own rule. A function of your own whose derivative JAX loses to
     cancellation gets an accurate one by `jax.custom_jvp`.
     """
+    if isinstance(activation, ByLayer):
+        return activation.each(accurate_slope, preactivation)
     slope = ACCURATE_SLOPES.get(activation)
     if slope is None:
         return value_and_slope(activation, preactivation)[1]
@@ -92,6 +115,18 @@ def _tanh_slope(x: Array) -> Array:
     return 4 * _sigmoid_slope(2 * x)
 
 
+@jax.custom_jvp
+def _softplus_slope(x: Array) -> Array:
+    """The sigmoid. Its own slope in turn is accurate too."""
+    return jax.nn.sigmoid(x)
+
+
+@_softplus_slope.defjvp
+def _softplus_curvature(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    return _softplus_slope(x), _sigmoid_slope(x) * tangent
+
+
 # Where the rule that JAX has loses digits.
 ACCURATE_SLOPES: dict[Activation, Activation] = {
     jax.nn.sigmoid: _sigmoid_slope,
@@ -99,47 +134,5 @@ ACCURATE_SLOPES: dict[Activation, Activation] = {
     jnp.tanh: _tanh_slope,
     jax.lax.tanh: _tanh_slope,
     jax.nn.tanh: _tanh_slope,
+    jax.nn.softplus: _softplus_slope,
 }
-
-
-@functools.lru_cache(maxsize=128)
-def check_elementwise(activation: Activation) -> None:
-    """Raise a ValueError unless `activation` treats every neuron by itself.
-
-    A softmax, say, couples the neurons: its Jacobian is not diagonal and every formula of the
-    library would be silently wrong. A function is caught when its value at one neuron changes with
-    the others, tried at trace time on a few numbers, once per function.
-    """
-    if activation in SLOPE_BOUNDS:
-        return
-    name = getattr(activation, "__name__", repr(activation))
-    points = np.array([-2.3, -0.4, 0.1, 0.7, 3.1], np.float32)
-
-    def tried() -> tuple[np.ndarray, list[np.ndarray]]:
-        with jax.ensure_compile_time_eval():
-            together = np.asarray(activation(jnp.asarray(points)))
-            return together, [
-                np.asarray(activation(jnp.asarray(points[i : i + 1]))) for i in range(5)
-            ]
-
-    try:
-        if jax.sharding.get_abstract_mesh().manual_axes:
-            # Inside of `jax.shard_map` nothing is evaluated but in a thread that is not.
-            with concurrent.futures.ThreadPoolExecutor(1) as outside:
-                together, alone = outside.submit(tried).result()
-        else:
-            together, alone = tried()
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-        raise ValueError(
-            f"activation {name} closes over traced values, so it is not a fixed function of its "
-            "input; move what is learned into the network's weights"
-        ) from error
-    if together.shape != points.shape or any(a.shape != (1,) for a in alone):
-        raise ValueError(
-            f"activation {name} must be elementwise, but maps shape (5,) to {together.shape}"
-        )
-    if not np.allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6, equal_nan=True):
-        raise ValueError(
-            f"activation {name} must be elementwise, but its value at one neuron depends on the "
-            "other neurons"
-        )

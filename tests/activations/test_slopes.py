@@ -72,3 +72,13 @@ def test_a_custom_derivative_is_the_slope():
     x = np.array([-1e6, -30.0, 0.0, 30.0])
     right = [1e-12, 2 / (np.sqrt(904) * (np.sqrt(904) + 30)), 0.5, (1 + 30 / np.sqrt(904)) / 2]
     np.testing.assert_allclose(accurate_slope(squareplus, jnp.asarray(x)), right, rtol=1e-11)
+
+
+def test_the_slope_of_softplus_and_relu_keeps_its_digits():
+    x = np.array([-700, -40, -1.5, 0.0, 1e-9, 0.3, 40, 700])
+    at = jnp.asarray(x)
+    np.testing.assert_allclose(accurate_slope(jax.nn.softplus, at), expit(x), rtol=1e-14)
+    np.testing.assert_array_equal(accurate_slope(jax.nn.relu, at), x > 0)
+    # The curvature of softplus is the sigmoid's slope, and as accurate.
+    curvature = jax.vmap(jax.grad(lambda x: accurate_slope(jax.nn.softplus, x)))(at)
+    np.testing.assert_allclose(curvature, expit(x) * expit(-x), rtol=1e-13)
