@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float
 from irnn_jax.activations import ActivationLike, ByLayer, PowerLaw, as_activation
 from irnn_jax.activations import slope_bound as known_slope_bound
 from irnn_jax.linalg.dense import matmul
-from irnn_jax.networks.cell_network import check_dense
-from irnn_jax.networks.dense import NetworkLike, as_network, check_network, connections
+from irnn_jax.networks.cell_network import as_dense
+from irnn_jax.networks.dense import NetworkLike, check_network, connections
 from irnn_jax.wellposed import ScaledNetwork
 
 # M^(2^20) is its dominant eigenvector, unless two eigenvalues agree to six digits.
@@ -72,8 +72,7 @@ def certify(
         ValueError: the network's shapes or dtypes do not fit, `slope_bound` is not positive, or
             nothing is known of the activation's slope.
     """
-    plain = as_network(net)
-    check_dense(plain, "certify")
+    plain = as_dense(net, "certify")
     check_network(plain)
     if slope_bound is None:
         slope_bound = _largest_slope(activation, plain.sizes[1:])

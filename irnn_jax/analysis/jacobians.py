@@ -18,12 +18,11 @@ from jaxtyping import Array, ArrayLike, Float
 from irnn_jax.activations import ActivationLike, accurate_slope, as_activation
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.linalg.dense import matmul
-from irnn_jax.networks.cell_network import check_dense
+from irnn_jax.networks.cell_network import as_dense
 from irnn_jax.networks.dense import (
     Layer,
     Network,
     NetworkLike,
-    as_network,
     connections,
     drive,
     split_layers,
@@ -58,22 +57,21 @@ def jacobians(
     Raises:
         ValueError: x is not a single input, or does not fit the network.
     """
+    plain = as_dense(net, "jacobians")
     if jnp.ndim(x) != 1:
         raise ValueError(f"jacobians takes one input (inputs,), got shape {jnp.shape(x)}")
-    net = as_network(net)
-    check_dense(net, "jacobians")
-    result = equilibrium(net, x, solver=solver, activation=activation)
+    result = equilibrium(plain, x, solver=solver, activation=activation)
     activities = result.activities
     dtype = activities[-1].dtype
     x = jnp.asarray(x, dtype)
     state = jnp.concatenate(activities)
-    matrix = connections(net, dtype)
-    f = as_activation(activation, net.sizes[1:])
-    slope = accurate_slope(f, matmul(matrix, state) + drive(net, x[None])[0])
-    slopes = split_layers(net, slope)
-    sensitivities = {1: one_layer, 2: two_layers}.get(len(net.layers), many_layers)(net, slopes)
+    matrix = connections(plain, dtype)
+    f = as_activation(activation, plain.sizes[1:])
+    slope = accurate_slope(f, matmul(matrix, state) + drive(plain, x[None])[0])
+    slopes = split_layers(plain, slope)
+    sensitivities = {1: one_layer, 2: two_layers}.get(len(plain.layers), many_layers)(plain, slopes)
     exists = tuple(jnp.where(result.converged, p, jnp.nan) for p in sensitivities)
-    return _outer_products(net, exists, (x, *activities))
+    return _outer_products(plain, exists, (x, *activities))
 
 
 def one_layer(net: Network, slopes: Slopes) -> Sensitivities:

@@ -48,16 +48,16 @@ def jacobian_penalty(
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
     """
-    net = as_network(net)
-    result = equilibrium(net, x, solver=solver, activation=activation)
-    x = net.checked_input(x) if isinstance(net, CellNetwork) else checked_input(net, x)
+    plain: Any = as_network(net)
+    result = equilibrium(plain, x, solver=solver, activation=activation)
+    x = plain.checked_input(x) if isinstance(plain, CellNetwork) else checked_input(plain, x)
     # Replace before the square, not after: its derivative at a NaN would be NaN, masked or not.
     usable = result.converged
 
     def kept(leaf: Array) -> Array:
         return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
 
-    squares = squared_jacobian(net, kept(x), jax.tree.map(kept, result.activities), activation)
+    squares = squared_jacobian(plain, kept(x), jax.tree.map(kept, result.activities), activation)
     return jnp.where(usable, squares, 0)
 
 

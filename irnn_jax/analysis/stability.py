@@ -72,15 +72,15 @@ def stability(
     Raises:
         ValueError: as for `irnn_jax.equilibrium`.
     """
-    net = as_network(net)
+    plain: Any = as_network(net)
     result = equilibrium(
-        net, x, solver=solver, activation=activation, time_constants=time_constants
+        plain, x, solver=solver, activation=activation, time_constants=time_constants
     )
     activities = jax.lax.stop_gradient(result.activities)
-    if isinstance(net, CellNetwork):
-        abscissa = _by_products(net, x, activities, activation, time_constants)
+    if isinstance(plain, CellNetwork):
+        abscissa = _by_products(plain, x, activities, activation, time_constants)
     else:
-        abscissa = _by_matrix(net, x, activities, activation, time_constants)
+        abscissa = _by_matrix(plain, x, activities, activation, time_constants)
     rate = 1 - abscissa
     return Stability(abscissa=abscissa, rate=rate, is_stable=result.converged & (rate > 0))
 

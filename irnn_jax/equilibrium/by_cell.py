@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from irnn_jax.activations import ActivationLike
@@ -113,7 +114,7 @@ def _with_tolerance(solver: Solver, tolerance: ArrayLike | None) -> Solver:
     """The solver with another tolerance, which is static here."""
     if tolerance is None:
         return solver
-    if isinstance(tolerance, jax.core.Tracer):
+    if isinstance(tolerance, Tracer):
         raise ValueError("tolerance is traced, but this kind of network takes a number")
     changed: Any = dataclasses.replace(solver, tolerance=float(tolerance))  # pyright: ignore
     return changed

@@ -100,11 +100,11 @@ def equilibrium(
         TypeError: under forward-mode differentiation without `Exact(forward_mode=True)`.
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
-    net = as_network(net)
+    plain: Any = as_network(net)
     check_tolerance(tolerance)
-    if isinstance(net, CellNetwork):
+    if isinstance(plain, CellNetwork):
         return equilibrium_by_cell(
-            net,
+            plain,
             x,
             y0=y0,
             time_constants=time_constants,
@@ -117,9 +117,9 @@ def equilibrium(
             adjoint_failure=adjoint_failure,
             probe=probe,
         )
-    check_network(net)
-    x = checked_input(net, x)
-    sizes = net.sizes[1:]
+    check_network(plain)
+    x = checked_input(plain, x)
+    sizes = plain.sizes[1:]
     kind = DenseKind(activation=as_activation(activation, sizes), sizes=sizes)
     rate = rates_of_layers(time_constants, sizes)
     start = None
@@ -136,9 +136,9 @@ def equilibrium(
         adjoint_failure=asked_for(adjoint_failure, probe),
     )
     if probe is None:
-        probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(net)))
+        probe = adjoint_probe(x.shape[:-1], jnp.result_type(x, *jax.tree.leaves(plain)))
     with forward_mode_explained():
-        return _of_any_batch(method, net, x, probe, tolerance, start, rate)
+        return _of_any_batch(method, plain, x, probe, tolerance, start, rate)
 
 
 def _of_any_batch(

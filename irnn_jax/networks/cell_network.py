@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
+from irnn_jax.networks.dense import Network, NetworkLike, as_network
 
 Activities = tuple[Array, ...]
 
@@ -84,10 +85,12 @@ def functions_of(activation: ActivationLike, num_layers: int) -> tuple[Activatio
     return f.functions if isinstance(f, ByLayer) else (f,) * num_layers
 
 
-def check_dense(net: Any, function: str) -> None:
-    """Raise a ValueError for a network without a matrix."""
-    if isinstance(net, CellNetwork):
+def as_dense(net: NetworkLike, function: str) -> Network:
+    """The weights of a dense network, or a ValueError for one without a matrix."""
+    plain = as_network(net)
+    if isinstance(plain, CellNetwork):
         raise ValueError(
             f"{function} takes a dense network, and this is a convolutional one, whose connections "
             "are known by products alone"
         )
+    return plain

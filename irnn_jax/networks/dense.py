@@ -71,8 +71,11 @@ def present_skips(net: Network) -> list[tuple[tuple[int, int], Array]]:
 class ParametrizedNetwork(Protocol):
     """A pytree of free parameters that stands for a network; see `irnn_jax.wellposed`."""
 
-    def network(self) -> Network:
-        """The weights that the free parameters stand for, differentiable in them."""
+    def network(self) -> Any:
+        """The weights that the free parameters stand for, differentiable in them.
+
+        A `Network`, or one that is solved as a cell (`CellNetwork`).
+        """
         ...
 
     def groups(self) -> Any:

@@ -111,13 +111,13 @@ class GivenSolve:
 
     def __call__(self, params: Any, x: Any, probe: AdjointReport | None) -> tuple[Any, Equilibrium]:
         """As it was given."""
-        output, result = self.solve(params, x, probe)
-        if not isinstance(result, Equilibrium):
+        returned = self.solve(params, x, probe)
+        if not isinstance(returned, tuple) or not isinstance(returned[-1], Equilibrium):
             raise ValueError(
                 "solve must return (output, equilibrium) with an irnn_jax.Equilibrium, got a "
-                f"{type(result).__name__}"
+                f"{type(returned).__name__}"
             )
-        return output, result
+        return returned
 
     def probe(self, params: Any, x: Any) -> AdjointReport:
         """Of as many samples as there are flags."""

@@ -85,7 +85,7 @@ class Metrics(NamedTuple):
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def squared_error(output: Float[Array, " outputs"], target: Float[Array, " outputs"]) -> Array:
+def squared_error(output: Float[Array, "*outputs"], target: Float[Array, "*outputs"]) -> Array:
     """The mean squared error of one sample, the paper's loss."""
     return jnp.mean((output - target) ** 2)
 

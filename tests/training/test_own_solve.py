@@ -37,6 +37,7 @@ def test_a_cell_trains_with_its_mask_metrics_and_guard():
     step = irnn.make_train_step(irnn.squared_error, optimizer, solve=solve)
     state = irnn.TrainState.create(parameters(), optimizer)
     state, first = step(state, batch())
+    metrics = first
     for _ in range(200):
         state, metrics = step(state, batch())
     assert metrics.converged == 1
