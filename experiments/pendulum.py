@@ -65,6 +65,7 @@ def make_test(
             (inputs, targets),
             loss,
             solver=solver,
+            activation=runner.activation_of(config),
             num_test=num_test,
             chunk=config.test_chunk,
         )

@@ -1,10 +1,11 @@
 """A study of your own: feed-forward, semi-gradient and exact networks on any data set.
 
     python -m experiments.study data=digits model.hidden=[20]
+    python -m experiments.study data=digits model=conv loss=softmax_cross_entropy
 
 `data` names a function that returns (train x, train y, test x, test y). Integer labels are classes:
 each has an output of its own, and the fraction of right answers is reported. Anything else is
-regression, to targets in [0, 1], which is where a sigmoid can go.
+regression, to targets in [0, 1], which is where a sigmoid can go, or to any with a read-out.
 """
 
 from typing import Any, NamedTuple
@@ -63,10 +64,11 @@ def load(config: DictConfig) -> Data:
     if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
         shapes = ", ".join(str(array.shape) for array in arrays)
         raise runner.BadConfig(f"train and test samples differ in shape: {shapes}")
-    if not classes and not (train_y.min() >= 0 and train_y.max() <= 1):
+    reads_out = runner.reads_out(config)
+    if not classes and not reads_out and not (train_y.min() >= 0 and train_y.max() <= 1):
         raise runner.BadConfig(
             f"targets must lie in [0, 1], where a sigmoid can go; these reach from "
-            f"{train_y.min():g} to {train_y.max():g}"
+            f"{train_y.min():g} to {train_y.max():g} (model.readout=linear goes anywhere)"
         )
     return Data(train=(train_x, train_y), test=(test_x, test_y), classes=classes)
 
@@ -77,6 +79,7 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> runner.Tr
     # Floats of the default width, which x64 sets.
     x, target = (jnp.asarray(array, float) for array in data.train)
     sizes = (x.shape[1], *config.model.hidden, target.shape[1])
+    x = runner.laid_out(config, x)
     trainer = runner.vary.trainer(config, network, loss, sizes)
 
     def sample(key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -90,9 +93,10 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> runner.Tr
         x, target = (jnp.asarray(array, float) for array in data.test)
         found = runner.evaluate_in_chunks(
             net,
-            (x, target),
+            (runner.laid_out(config, x), target),
             measure,
             solver=trainer.solver,
+            activation=trainer.activation,
             num_test=len(x),
             chunk=config.test_chunk,
         )

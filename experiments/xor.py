@@ -63,8 +63,8 @@ def make_train(config: DictConfig, network: DictConfig) -> runner.Train:
         return irnn.squared_error(output[trained], target[trained])
 
     def evaluate(net: runner.NetworkLike) -> Answers:
-        result = irnn.equilibrium(net, x, solver=trainer.solver)
-        output, used = result.activities[-1], result.converged[:, None]
+        result = irnn.equilibrium(net, x, solver=trainer.solver, activation=trainer.activation)
+        output, used = irnn.read_out(net, result.activities), result.converged[:, None]
         squares = jnp.where(used, (output - target) ** 2, 0)
         return Answers(
             output=output,

@@ -28,7 +28,7 @@ from irnn_jax.gradients import Exact, Neumann, SemiGradient, Unrolled
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import Layer, Network, NetworkLike
 from irnn_jax.networks.drawing import init
-from irnn_jax.networks.readout import ReadOut, with_readout
+from irnn_jax.networks.readout import ReadOut, read_out, with_readout
 from irnn_jax.saving import load, save
 from irnn_jax.solvers import (
     Anderson,
@@ -108,6 +108,7 @@ __all__ = [
     "masked",
     "no_self_connections",
     "random_mask",
+    "read_out",
     "run_epoch",
     "save",
     "squared_error",

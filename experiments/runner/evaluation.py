@@ -34,6 +34,7 @@ def evaluate_in_chunks(
     measure: Callable[[Array, Array], Any],
     *,
     solver: Any,
+    activation: Any = jax.nn.sigmoid,
     num_test: int,
     chunk: int,
 ) -> Tested:
@@ -44,6 +45,7 @@ def evaluate_in_chunks(
         samples: at least `num_test`.
         measure: output and target of one sample -> a tree of numbers.
         solver: finds the equilibria.
+        activation: f.
         num_test: samples to test on.
         chunk: samples at a time.
     """
@@ -55,9 +57,9 @@ def evaluate_in_chunks(
         x, target = lay_samples(
             tuple(jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in samples)
         )
-        result = irnn.equilibrium(net, x, solver=solver)
+        result = irnn.equilibrium(net, x, solver=solver, activation=activation)
         used = wanted & result.converged
-        measured = jax.vmap(measure)(result.activities[-1], target)
+        measured = jax.vmap(measure)(irnn.read_out(net, result.activities), target)
         steps = jnp.where(wanted, result.num_steps, 0)
         sums = jax.tree.map(lambda leaf: jnp.sum(jnp.where(used, leaf, 0)), measured)
         return sums, jnp.sum(used), jnp.sum(steps)

@@ -18,7 +18,7 @@ import irnn_jax as irnn
 from experiments.report.settings import points
 from experiments.runner.errors import BadConfig
 from experiments.runner.making import make
-from experiments.runner.networks import draw
+from experiments.runner.networks import activation_of, draw
 
 Numbers = Mapping[str, Any]  # of one lane, or with leaves (lanes,), by their keys in the config
 
@@ -41,6 +41,7 @@ class Trainer(NamedTuple):
     init: Callable[..., irnn.TrainState]
     step: Callable[[irnn.TrainState, Any], tuple[irnn.TrainState, irnn.Metrics]]
     solver: Any
+    activation: Any
 
 
 def trainer(
@@ -49,6 +50,7 @@ def trainer(
     """The training of one network of an experiment, with the numbers of each lane filled in."""
     solver, gradient = make(config.solver), make(network.gradient)
     guard = None if config.guard is None else make(config.guard)
+    activation = activation_of(config)
 
     def optimizer_with(numbers: Numbers) -> Any:
         own = {k.removeprefix(OPTIMIZER): v for k, v in numbers.items() if k.startswith(OPTIMIZER)}
@@ -60,6 +62,7 @@ def trainer(
             optimizer_with(numbers),
             solver=solver,
             gradient=gradient,
+            activation=activation,
             guard=guard,
             tolerance=numbers.get(TOLERANCE),
             penalty=numbers.get("penalty", config.penalty),
@@ -79,7 +82,8 @@ def trainer(
         return state._replace(opt_state=Varied(numbers, state.opt_state)), metrics
 
     grid(config)  # complains of a bad `vary` before anything is compiled
-    return Trainer(init=init, step=varied_step if config.vary else step_with({}), solver=solver)
+    step = varied_step if config.vary else step_with({})
+    return Trainer(init=init, step=step, solver=solver, activation=activation)
 
 
 def grid(config: DictConfig) -> list[dict[str, float]]:
