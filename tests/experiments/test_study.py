@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import irnn_jax as irnn
 from experiments import study
@@ -141,3 +142,39 @@ def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(BadConfig, match="pip install tensorboardX"), board(tmp_path):
         pass
+
+
+MODELS = {
+    "deep": ("model=deep", "model.hidden=[3,2]"),
+    "conv": ("model=conv", "model.hidden=[2,3]", "batch_size=4"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_networks_by_configuration(name, tmp_path):
+    tiny = [option for option in TINY if not option.startswith("model.")]
+    options = (*tiny, *MODELS[name], "data=digits", "loss=softmax_cross_entropy")
+    folder = run_main(study.main, tmp_path / "run", *options)
+    (row,) = rows(folder)
+    assert 0 < float(row["test_accuracy"]) < 1
+    assert float(row["test_converged"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"readout": "cubic"}}, "model.readout must be null or linear"),
+        ({"model": {"image": [8, 8, 1], "readout": None}}, "needs model.readout=linear"),
+        ({"model": {"readout": "linear", "hidden": []}}, "needs a hidden layer to read"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(changes, message):
+    config = OmegaConf.merge(composed("study", "data=digits", "model=deep"), changes)
+    with pytest.raises(BadConfig, match=message):
+        study.load(config)
+
+
+def test_images_of_another_size_are_refused():
+    config = composed("study", "data=digits", "model=conv", "model.image=[28,28,1]")
+    with pytest.raises(BadConfig, match="a sample has 64 numbers"):
+        study.make_train(config, config.networks.feedforward, study.load(config))
