@@ -108,7 +108,13 @@ def make_train(config: DictConfig, network: DictConfig, data: Data) -> runner.Tr
             solver_steps=found.solver_steps,
         )
 
-    return runner.Train(init=trainer.init, step=trainer.step, sample=sample, evaluate=evaluate)
+    return runner.Train(
+        init=trainer.init,
+        step=trainer.step,
+        sample=sample,
+        evaluate=evaluate,
+        one_by_one=runner.is_convolutional(config),
+    )
 
 
 def run(config: DictConfig, recording: runner.Recording) -> Section:

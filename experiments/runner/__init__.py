@@ -23,6 +23,12 @@ from experiments.runner.evaluation import evaluate_in_chunks
 from experiments.runner.history import stack
 from experiments.runner.launch import Experiment
 from experiments.runner.making import make
-from experiments.runner.networks import NetworkLike, activation_of, laid_out, reads_out
+from experiments.runner.networks import (
+    NetworkLike,
+    activation_of,
+    is_convolutional,
+    laid_out,
+    reads_out,
+)
 from experiments.runner.program import Train
 from experiments.runner.recording import Recording

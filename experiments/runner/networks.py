@@ -13,7 +13,15 @@ from experiments.runner.errors import BadConfig
 from experiments.runner.making import make
 from irnn_jax import NetworkLike
 
-__all__ = ["NetworkLike", "activation_of", "draw", "laid_out", "num_parameters", "reads_out"]
+__all__ = [
+    "NetworkLike",
+    "activation_of",
+    "draw",
+    "is_convolutional",
+    "laid_out",
+    "num_parameters",
+    "reads_out",
+]
 
 KERNELS = ("kernel", "lateral", "feedback", "strides")
 
@@ -35,7 +43,7 @@ def draw(
         kind = {"parametrization": make(model.parametrization)}
     own_key, read_key = jax.random.split(key) if reads_out(config) else (key, key)
     below, outputs = sizes if not reads_out(config) else sizes[:-1], sizes[-1]
-    if model.get("image") is not None:
+    if is_convolutional(config):
         shapes = {name: _plain(model[name]) for name in KERNELS if model.get(name, 0) != 0}
         net = irnn.conv.init(own_key, tuple(model.image), tuple(below[1:]), **shapes, **kind)
     else:
@@ -44,13 +52,19 @@ def draw(
     return irnn.with_readout(read_key, net, outputs) if reads_out(config) else net
 
 
+def is_convolutional(config: DictConfig) -> bool:
+    """Whether hidden layers are feature maps."""
+    model: Any = config.model
+    return model.get("image") is not None
+
+
 def reads_out(config: DictConfig) -> bool:
     """Whether the model has a linear read-out on its last hidden layer."""
     model: Any = config.model
-    kind, image = model.get("readout"), model.get("image")
+    kind = model.get("readout")
     if kind not in (None, "linear"):
         raise BadConfig(f"model.readout must be null or linear, got {kind!r}")
-    if image is not None and kind is None:
+    if is_convolutional(config) and kind is None:
         raise BadConfig("a convolutional model needs model.readout=linear: its layers are maps")
     if kind is not None and not model.hidden:
         raise BadConfig("model.readout=linear needs a hidden layer to read: model.hidden=[20]")

@@ -24,6 +24,7 @@ class Train(NamedTuple):
         final: the same, after the last epoch; None for `evaluate`.
         samples: () -> the test samples of all runs, made once; None: `evaluate` has its own.
         numbers: the numbers that vary between runs, by name, (runs,).
+        one_by_one: whether runs are trained and evaluated one after the other (`irnn_jax.fit`).
     """
 
     init: Callable[..., irnn.TrainState]
@@ -33,6 +34,7 @@ class Train(NamedTuple):
     final: Callable[..., Any] | None = None
     samples: Callable[[], Any] | None = None
     numbers: Mapping[str, Any] | None = None
+    one_by_one: bool = False
 
     def start(self, keys: PRNGKeyArray) -> irnn.TrainState:
         """All runs before the first step."""
@@ -63,8 +65,14 @@ class Program:
         else:
             self.states = layout.place(states)
 
+        self._one_by_one = train.one_by_one
         fit = functools.partial(
-            irnn.fit, step=train.step, sample=train.sample, num_epochs=1, num_steps=num_steps
+            irnn.fit,
+            step=train.step,
+            sample=train.sample,
+            num_epochs=1,
+            num_steps=num_steps,
+            one_by_one=train.one_by_one,
         )
         # Donated, as `irnn.fit` does: inside of another program it cannot.
         one_epoch = jax.jit(layout.alone(fit), donate_argnums=0)
@@ -77,6 +85,11 @@ class Program:
 
     def _compiled(self, evaluate: Callable[..., Any], layout: Layout) -> Any:
         over_runs = jax.vmap(evaluate, in_axes=(0, *(None for _ in self._samples)))
+        if self._one_by_one:
+
+            def over_runs(nets: Any, *samples: Any) -> Any:
+                return jax.lax.map(lambda net: evaluate(net, *samples), nets)
+
         if layout.lays_samples:  # the devices of a run talk at each solver step
             compiler = jax.jit(over_runs, out_shardings=layout.over_runs)
         else:

@@ -35,7 +35,8 @@ def warn_where(failed: Bool[Array, "*numbers"], message: str) -> None:
     def rule(size: int, in_batched: Any, failed: Array) -> tuple[Array, bool]:
         # All that `jax.vmap` adds is counted together: a callback is not batched but repeated, for
         # each direction of a Hessian, and a condition that differs is none.
-        del size, in_batched
-        return warned(failed), False
+        del in_batched
+        # XLA's compiler does not survive a callback about nobody.
+        return warned(failed) if size else jnp.zeros((), bool), False
 
     warned(failed)
