@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
+from irnn_jax.activations import Activation, ActivationLike, as_activation
 from irnn_jax.equilibrium.by_cell import checked_start, equilibrium_by_cell
+from irnn_jax.equilibrium.feed_forward import feed_forward
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
@@ -20,7 +21,6 @@ from irnn_jax.implicit import (
     check_probe,
     solve_implicitly,
 )
-from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.cell_network import Activities, CellNetwork
 from irnn_jax.networks.dense import (
     Network,
@@ -30,7 +30,6 @@ from irnn_jax.networks.dense import (
     checked_input,
     connections,
     drive,
-    present_skips,
     split_layers,
 )
 from irnn_jax.networks.dense_kind import DenseInputs, DenseKind
@@ -230,7 +229,7 @@ def _equilibrium(
         solved = _solve(method, net, x, finite, probe, tolerance, start, rate)
         activities = split_layers(net, solved.state)
     else:
-        activities, solved = _feed_forward(net, x, finite, _activation(method))
+        activities, solved = feed_forward(net, x, finite, _activation(method))
     flat = as_equilibrium(solved, activities, throw=method.throw)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
@@ -276,32 +275,3 @@ def _solve(
 def _activation(method: Method) -> Activation:
     kind: Any = method.kind
     return kind.activation
-
-
-def _feed_forward(
-    net: Network, x: Float[Array, "batch inputs"], finite: Bool[Array, " batch"], f: Activation
-) -> tuple[tuple[Array, ...], Solved]:
-    dtype = x.dtype
-    functions = f.functions if isinstance(f, ByLayer) else (f,) * len(net.layers)
-    seen, skips = [x], present_skips(net)
-    for i, layer in enumerate(net.layers):
-        total = matmul(seen[-1], layer.feedforward.astype(dtype).T)
-        total = total + layer.bias.astype(dtype)[None]
-        for (source, target), weights in skips:
-            if target == i + 1:
-                total = total + matmul(seen[source], weights.astype(dtype).T)
-        seen.append(functions[i](total))
-    activities = seen[1:]
-    state = jnp.concatenate(activities, axis=-1)
-    ended = finite & jnp.all(jnp.isfinite(state), axis=-1)
-    return tuple(activities), Solved(
-        state=state,
-        # One pass is the equilibrium itself: f(A Y + b) repeats the same arithmetic.
-        residual=jnp.where(ended, 0, jnp.inf).astype(x.dtype),
-        num_steps=jnp.zeros(x.shape[0], jnp.int32),
-        time=jnp.zeros(x.shape[0], x.dtype),
-        finished=jnp.ones(x.shape[0], bool),
-        error=jnp.zeros(x.shape[0], x.dtype),
-        sensitivity=jnp.ones(x.shape[0], x.dtype),
-        status=jnp.where(ended, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
-    )

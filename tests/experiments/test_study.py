@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -169,7 +170,7 @@ def test_other_networks_by_configuration(name, tmp_path):
     ],
 )
 def test_models_that_cannot_be_are_refused(changes, message):
-    config = OmegaConf.merge(composed("study", "data=digits", "model=deep"), changes)
+    config: Any = OmegaConf.merge(composed("study", "data=digits", "model=deep"), changes)
     with pytest.raises(BadConfig, match=message):
         study.load(config)
 
