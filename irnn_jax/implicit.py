@@ -221,7 +221,7 @@ def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[Solved, Solve
     rhs = transposed(lambda w: kind.cotangents(inputs, y, w, usable), y, tangents[0])
 
     def solve(rhs: State, transposed: bool) -> State:
-        found = gradient.solve(linear, jnp.where(usable, rhs, 0), transposed=transposed)
+        found = gradient.solve_system(linear, jnp.where(usable, rhs, 0), transposed=transposed)
         return _usable_solution(method, found, usable, TANGENT_FAILED, LEFT_OUT_OF_EITHER)[0]
 
     # The others are diagnostics.

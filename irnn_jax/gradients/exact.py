@@ -43,9 +43,9 @@ class Exact:
 
     def adjoint(self, linear: Linearisation, cotangent: State) -> Adjoint:
         """Solve, then check."""
-        return self.solve(linear, cotangent, transposed=True)
+        return self.solve_system(linear, cotangent, transposed=True)
 
-    def solve(self, linear: Linearisation, rhs: State, *, transposed: bool) -> Adjoint:
+    def solve_system(self, linear: Linearisation, rhs: State, *, transposed: bool) -> Adjoint:
         """(I - J^T)^-1 rhs if `transposed`, else (I - J)^-1 rhs, the tangent of Y, checked."""
         state: State = solve_linear(transposed, self.linear_solver, linear, rhs)
         residual = relative_residual(linear, state, rhs, transposed=transposed)
