@@ -244,11 +244,11 @@ AT_INIT = {
     "misspelled": (
         dict.fromkeys((*GROUPS, "latteral"), ADAM),
         r"unknown parameter group 'latteral'; the groups are \('feedforward', 'lateral', "
-        r"'feedback', 'bias'\)",
+        r"'feedback', 'bias', 'readout'\)",
     ),
     "of_another_network": (
-        dict.fromkeys((*GROUPS, "readout"), ADAM),
-        "unknown parameter group 'readout'",
+        dict.fromkeys((*GROUPS, "scale"), ADAM),
+        "unknown parameter group 'scale'",
     ),
 }
 

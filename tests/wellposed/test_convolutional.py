@@ -12,7 +12,7 @@ from irnn_jax.networks.convolutional import convolve
 from irnn_jax.wellposed.convolutional import kernel_norm
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
