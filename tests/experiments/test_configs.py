@@ -63,6 +63,8 @@ def test_data_and_models():
     x, target = make(composed("xor").data)
     assert x.shape == target.shape == (4, 2)
     assert {name: composed("xor", f"model={name}").model.hidden for name in options("model")} == {
+        "conv": [8, 16],
+        "deep": [20, 20],
         "one_layer": [],
         "two_layer": [5],
         "two_layer_certified": [5],

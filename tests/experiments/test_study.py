@@ -2,13 +2,11 @@
 
 import json
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 import irnn_jax as irnn
 from experiments import study
@@ -162,15 +160,15 @@ def test_other_networks_by_configuration(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("overrides", "message"),
     [
-        ({"model": {"readout": "cubic"}}, "model.readout must be null or linear"),
-        ({"model": {"image": [8, 8, 1], "readout": None}}, "needs model.readout=linear"),
-        ({"model": {"readout": "linear", "hidden": []}}, "needs a hidden layer to read"),
+        (("model=deep", "model.readout=cubic"), "model.readout must be null or linear"),
+        (("model=conv", "model.readout=null"), "needs model.readout=linear"),
+        (("model=deep", "model.hidden=[]"), "needs a hidden layer to read"),
     ],
 )
-def test_models_that_cannot_be_are_refused(changes, message):
-    config: Any = OmegaConf.merge(composed("study", "data=digits", "model=deep"), changes)
+def test_models_that_cannot_be_are_refused(overrides, message):
+    config = composed("study", "data=digits", *overrides)
     with pytest.raises(BadConfig, match=message):
         study.load(config)
 
