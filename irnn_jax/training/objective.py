@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from irnn_jax.activations import ActivationLike
+from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import Equilibrium
 from irnn_jax.implicit import AdjointReport
+from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.training.solve import TrainedSolve
 
 Loss = Callable[[Array, Any], Array]
@@ -32,19 +35,37 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class JacobianPenalty:
+    """A weight times ||D A||_F^2 / n of a network, from its activities at hand."""
+
+    weight: float | Array
+    activation: ActivationLike
+
+    def __post_init__(self):
+        if not isinstance(self.weight, Array) and not 0 <= self.weight < float("inf"):
+            raise ValueError(f"penalty must be a number of at least 0, got {self.weight}")
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether its weight is the number 0, and not one that is traced."""
+        return not isinstance(self.weight, Array) and self.weight == 0
+
+    def of_samples(self, params: NetworkLike, x: Array, activities: Any) -> Array:
+        """Of each sample, without the weight."""
+        return squared_jacobian(as_network(params), x, activities, self.activation)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """The loss of one sample, and how its equilibrium is found and differentiated.
 
-    `loss` and `penalty` are those of `irnn_jax.make_train_step`, which documents them.
+    Its arguments are those of `irnn_jax.make_train_step`, which documents them; `penalty` is None
+    where there is none.
     """
 
     loss: Loss
     solve: TrainedSolve
-    penalty: float | Array
-
-    def __post_init__(self):
-        if not isinstance(self.penalty, Array) and not 0 <= self.penalty < float("inf"):
-            raise ValueError(f"penalty must be a number of at least 0, got {self.penalty}")
+    penalty: JacobianPenalty | None
 
     def of_samples(
         self, params: Any, x: Any, target: Any, probe: Any = None
@@ -81,11 +102,11 @@ class Objective:
         count = jnp.maximum(jnp.sum(usable), 1).astype(losses.dtype)
         task = jnp.sum(jnp.where(usable, losses, 0)) / count
         added = jnp.zeros_like(task)
-        if isinstance(self.penalty, Array) or self.penalty > 0:
+        if self.penalty is not None:
             state = where(usable, result.activities)
-            squares = self.solve.squared_jacobian(params, where(usable, x), state)
+            squares = self.penalty.of_samples(params, where(usable, x), state)
             mean = jnp.sum(jnp.where(usable, squares, 0)) / count
-            added = jnp.asarray(self.penalty, task.dtype) * mean.astype(task.dtype)
+            added = jnp.asarray(self.penalty.weight, task.dtype) * mean.astype(task.dtype)
         found = Found(loss=task, penalty=added, equilibria=result, usable=usable)
         return task + added, found
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from irnn_jax.activations import ActivationLike
-from irnn_jax.analysis.penalties import squared_jacobian
 from irnn_jax.equilibrium import equilibrium
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe
 from irnn_jax.gradients import Gradient
@@ -38,10 +37,6 @@ class TrainedSolve(Protocol):
 
     def can_lose_equilibria(self, params: Any) -> bool:
         """Whether a guard has anything to look at."""
-        ...
-
-    def squared_jacobian(self, params: Any, x: Any, activities: Any) -> Array:
-        """||J||_F^2 / n of each sample."""
         ...
 
 
@@ -98,10 +93,6 @@ class NetworkSolve:
         """Not without recurrent weights."""
         return as_network(params).is_recurrent
 
-    def squared_jacobian(self, params: NetworkLike, x: Array, activities: Any) -> Array:
-        """From the activities at hand."""
-        return squared_jacobian(as_network(params), x, activities, self.activation)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GivenSolve:
@@ -128,7 +119,3 @@ class GivenSolve:
         """As far as is known here."""
         del params
         return True
-
-    def squared_jacobian(self, params: Any, x: Any, activities: Any) -> Array:
-        """Refused at the door (`make_train_step`)."""
-        raise NotImplementedError

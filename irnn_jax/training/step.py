@@ -15,7 +15,7 @@ from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Auto, Solver
 from irnn_jax.training.guard import Guard, GuardState
-from irnn_jax.training.objective import Found, Loss, Objective
+from irnn_jax.training.objective import Found, JacobianPenalty, Loss, Objective
 from irnn_jax.training.solve import GivenSolve, NetworkSolve, OwnSolve
 
 Batch = tuple[Any, Any]
@@ -147,13 +147,17 @@ def make_train_step(
     )
     if solve is not None and (said := of_network.differs_from(_DEFAULT)):
         raise ValueError(f"with solve=, say inside of it how it is solved, and not by {said[0]}=")
-    if solve is not None and (isinstance(penalty, Array) or penalty > 0):
+    penalised = JacobianPenalty(weight=penalty, activation=activation)
+    if solve is not None and not penalised.is_nothing:
         raise ValueError(
             "penalty is known for networks only: with solve=, add "
             "irnn_jax.jacobian_penalty_estimate to the loss"
         )
-    given = of_network if solve is None else GivenSolve(solve=solve)
-    objective = Objective(loss=loss, solve=given, penalty=penalty)
+    objective = Objective(
+        loss=loss,
+        solve=of_network if solve is None else GivenSolve(solve=solve),
+        penalty=None if penalised.is_nothing else penalised,
+    )
     return jax.jit(functools.partial(_step, objective, optimizer, guard))
 
 
