@@ -7,16 +7,14 @@ y = irnn.apply(net, x)  # x (..., 8, 8, 1) -> (..., 4, 4, 16)
 """
 
 import itertools
-import math
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from irnn_jax.networks.convolutional import ConvLayer, ConvNetwork, check_image
-from irnn_jax.networks.drawing import checked_dtype
+from irnn_jax.networks.drawing import checked_dtype, positive_integers
 from irnn_jax.wellposed.convolutional import CertifiedConv as Certified
 from irnn_jax.wellposed.convolutional import CertifiedConvNetwork as CertifiedNetwork
 
@@ -65,7 +63,7 @@ def init(
     """
     if parametrization is not None and not recurrent:
         raise ValueError("a feed-forward network has no recurrent kernels to parametrise")
-    image, channels = _positive("image", image), _positive("channels", channels)
+    image, channels = positive_integers("image", image), positive_integers("channels", channels)
     if len(image) != 3:
         raise ValueError(f"image must be (height, width, channels), got {image}")
     if not channels:
@@ -75,6 +73,7 @@ def init(
     laterals = _each("lateral", lateral, count) if recurrent and lateral is not None else ()
     above = _each("feedback", feedback, count - 1) if recurrent and feedback is not None else ()
     check_image(image, steps)
+    glorot = jax.nn.initializers.glorot_uniform()
     layers = []
     ends = itertools.pairwise((image[2], *channels))
     for i, (own_key, (below, here)) in enumerate(
@@ -83,7 +82,7 @@ def init(
         side = laterals[i] if laterals else 0
         layers.append(
             ConvLayer(
-                feedforward=_glorot(own_key, (sides[i], sides[i], below, here), dtype),
+                feedforward=glorot(own_key, (sides[i], sides[i], below, here), dtype),
                 lateral=jnp.zeros((side, side, here, here), dtype) if side else None,
                 bias=jnp.zeros((here,), dtype),
             )
@@ -100,23 +99,9 @@ def init(
     return net if parametrization is None else parametrization.start(net)
 
 
-def _glorot(key: chex.PRNGKey, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Uniform, with variance 2/(fan in + fan out)."""
-    places, ends = math.prod(shape[:2]), sum(shape[2:])
-    limit = math.sqrt(6 / (places * ends))
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-
-def _positive(name: str, sizes: Any) -> Any:
-    sizes = tuple(sizes)
-    if any(isinstance(size, bool) or int(size) != size or size < 1 for size in sizes):
-        raise ValueError(f"{name} must be positive integers, got {sizes}")
-    return tuple(map(int, sizes))
-
-
 def _each(name: str, given: Any, count: int) -> tuple[int, ...]:
     """One for each layer."""
     sizes = tuple(given) if isinstance(given, tuple | list) else (given,) * count
     if len(sizes) != count:
         raise ValueError(f"{name} has {len(sizes)} entries, but {count} fit the channels")
-    return _positive(name, sizes)
+    return positive_integers(name, sizes)

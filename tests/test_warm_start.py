@@ -104,6 +104,17 @@ def test_convolutional_networks_start_where_they_are_told():
     assert warm.num_steps.max() < cold.num_steps.min()
 
 
+def test_maps_that_start_from_what_is_no_number_are_flagged_and_come_back_as_zero():
+    net = irnn.conv.init(jax.random.key(0), (4, 4, 1), (2,))
+    net = jax.tree.map(lambda leaf: leaf + 0.1, net)
+    found = irnn.equilibrium(
+        net, jnp.ones((3, 4, 4, 1)), y0=(jnp.zeros((3, 4, 4, 2)).at[1, 0, 0, 0].set(jnp.nan),)
+    )
+    assert found.converged.tolist() == [True, False, True]
+    assert found.status[1] == irnn.Status.NON_FINITE
+    assert not found.activities[0][1].any()
+
+
 def test_what_does_not_fit_is_refused():
     net, x = network(4, 5, 2), jnp.zeros((3, 4))
     with pytest.raises(ValueError, match="y0 has 1 entries, but the network has 2 layers"):

@@ -20,6 +20,7 @@ from irnn_jax.linalg.dense import matmul
 from irnn_jax.networks.cell_network import CellNetwork, functions_of
 from irnn_jax.networks.dense import Network, NetworkLike, as_network, checked_input, connections
 from irnn_jax.solvers import Auto, Solver
+from irnn_jax.xla.samples import kept
 
 Tree = TypeVar("Tree")
 
@@ -53,11 +54,7 @@ def jacobian_penalty(
     x = plain.checked_input(x) if isinstance(plain, CellNetwork) else checked_input(plain, x)
     # Replace before the square, not after: its derivative at a NaN would be NaN, masked or not.
     usable = result.converged
-
-    def kept(leaf: Array) -> Array:
-        return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
-
-    squares = squared_jacobian(plain, kept(x), jax.tree.map(kept, result.activities), activation)
+    squares = squared_jacobian(plain, kept(usable, x), kept(usable, result.activities), activation)
     return jnp.where(usable, squares, 0)
 
 
@@ -75,19 +72,15 @@ def squared_jacobian(
 def _of_cell(
     net: CellNetwork, x: Array, activities: tuple[Array, ...], activation: Any
 ) -> Float[Array, "*batch"]:
-    shapes = net.state_shapes
-    functions = functions_of(activation, len(shapes))
-    batch = activities[0].shape[: activities[0].ndim - len(shapes[0])]
-    state = tuple(leaf.reshape(-1, *shape) for leaf, shape in zip(activities, shapes, strict=True))
-    dtype = state[0].dtype
-    drive = net.drive(x.reshape(-1, *net.input_shape).astype(dtype))
+    batch, state, drive = net.flattened(activities, x)
+    functions = functions_of(activation, len(state))
     terms = [
         jnp.sum((accurate_slope(f, u) ** 2 * rows).reshape(len(u), -1), axis=1)
         for f, u, rows in zip(
-            functions, net.preactivations(state, drive), net.squared_rows(dtype), strict=True
+            functions, net.preactivations(state, drive), net.squared_rows(drive.dtype), strict=True
         )
     ]
-    return sum(terms[1:], terms[0]).reshape(batch) / sum(map(math.prod, shapes))
+    return sum(terms[1:], terms[0]).reshape(batch) / sum(map(math.prod, net.state_shapes))
 
 
 def jacobian_penalty_estimate(

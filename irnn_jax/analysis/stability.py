@@ -8,7 +8,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from irnn_jax.activations import ActivationLike, accurate_slope, along, as_activation
 from irnn_jax.equilibrium import equilibrium
-from irnn_jax.equilibrium.by_cell import checked_drive
 from irnn_jax.linalg.arnoldi import rightmost
 from irnn_jax.linalg.dense import matmul
 from irnn_jax.linalg.layout import SAMPLES_FIRST
@@ -121,12 +120,8 @@ def _by_products(
     time_constants: TimeConstants | None,
 ) -> Float[Array, "*batch"]:
     """The abscissa, from a start of random signs."""
-    functions = functions_of(activation, len(net.state_shapes))
-    x = net.checked_input(x).astype(activities[0].dtype)
-    batch = x.shape[: x.ndim - len(net.input_shape)]
-    drive, _ = checked_drive(net, x.reshape(-1, *net.input_shape))
-    pairs = zip(activities, net.state_shapes, strict=True)
-    state = tuple(leaf.reshape(-1, *shape) for leaf, shape in pairs)
+    batch, state, drive = net.flattened(activities, net.checked_input(x))
+    functions = functions_of(activation, len(state))
     shape = StateShape.of(state, batch_axes=1)
     flat = shape.flatten(state, drive.shape[:1])
 

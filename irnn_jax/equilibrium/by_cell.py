@@ -10,12 +10,12 @@ from jaxtyping import Array, ArrayLike
 
 from irnn_jax.activations import ActivationLike
 from irnn_jax.equilibrium.fixed_point import fixed_point
-from irnn_jax.equilibrium.record import Equilibrium
+from irnn_jax.equilibrium.record import Equilibrium, passed
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.cell_network import Activities, CellNetwork, functions_of
 from irnn_jax.networks.time_constants import TimeConstants
 from irnn_jax.solvers import Solver
-from irnn_jax.status import Status
+from irnn_jax.xla.samples import are_finite, beside, kept
 
 
 def equilibrium_by_cell(
@@ -37,15 +37,19 @@ def equilibrium_by_cell(
     batch = x.shape[: x.ndim - len(net.input_shape)]
     # Half precision has too few digits for a linear solve: solved, and returned, in float32.
     dtype = jnp.promote_types(jnp.result_type(x, *jax.tree.leaves(net)), jnp.float32)
-    drive, finite = checked_drive(net, x.reshape(-1, *net.input_shape).astype(dtype))
+    x = x.reshape(-1, *net.input_shape).astype(dtype)
+    start = _start(net, y0, batch, x)
+    # A bad x times a masked cotangent of zero would still be NaN.
+    finite = are_finite((x, start), 1)
+    drive = net.drive(kept(finite, x))
     if probe is not None:
         probe = jax.tree.map(lambda leaf: leaf.reshape(-1), probe)
     if net.is_recurrent:
         found = fixed_point(
             lambda net, y, drive: net.step(y, drive, functions),
             net,
-            jnp.where(_of_sample(finite, drive), drive, jnp.nan),
-            _start(net, y0, batch, drive),
+            jnp.where(beside(finite, drive), drive, jnp.nan),
+            kept(finite, start),
             batched=True,
             time_constants=None if time_constants is None else tuple(time_constants),
             solver=_with_tolerance(solver, tolerance),
@@ -53,36 +57,20 @@ def equilibrium_by_cell(
             **how,
         )
     else:
-        found = _passed(net.feed_forward(drive, functions), finite)
-    # What has no input has no state either.
-    activities = jax.tree.map(
-        lambda leaf: jnp.where(_of_sample(finite, leaf), leaf, 0), found.activities
-    )
-    found = found._replace(activities=activities)
+        found = passed(net.feed_forward(drive, functions), finite, throw=how["throw"])
+    # What has no input, or no start, has no state either.
+    found = found._replace(activities=kept(finite, found.activities))
     return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), found)
 
 
-def checked_drive(net: CellNetwork, x: Array) -> tuple[Array, Array]:
-    """The drive of a batch (batch, *input_shape), and which samples are numbers.
-
-    A bad x times a masked cotangent of zero would still be NaN: it is taken for zero.
-    """
-    finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
-    return net.drive(jnp.where(_of_sample(finite, x), x, 0)), finite
-
-
-def _of_sample(flags: Array, like: Array) -> Array:
-    return flags.reshape(flags.shape + (1,) * (like.ndim - 1))
-
-
 def _start(
-    net: CellNetwork, y0: Activities | None, batch: tuple[int, ...], drive: Array
+    net: CellNetwork, y0: Activities | None, batch: tuple[int, ...], like: Array
 ) -> Activities:
     """Zeros, or what is given, (batch, *shape) of each layer."""
     if y0 is None:
-        return tuple(jnp.zeros((drive.shape[0], *shape), drive.dtype) for shape in net.state_shapes)
+        return tuple(jnp.zeros((len(like), *shape), like.dtype) for shape in net.state_shapes)
     return tuple(
-        leaf.reshape(-1, *shape).astype(drive.dtype)
+        leaf.reshape(-1, *shape).astype(like.dtype)
         for leaf, shape in zip(
             checked_start(y0, net.state_shapes, batch), net.state_shapes, strict=True
         )
@@ -118,18 +106,3 @@ def _with_tolerance(solver: Solver, tolerance: ArrayLike | None) -> Solver:
         raise ValueError("tolerance is traced, but this kind of network takes a number")
     changed: Any = dataclasses.replace(solver, tolerance=float(tolerance))  # pyright: ignore
     return changed
-
-
-def _passed(activities: Activities, finite: Array) -> Equilibrium:
-    """One pass is the equilibrium itself."""
-    for leaf in activities:
-        finite = finite & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
-    dtype = activities[0].dtype
-    return Equilibrium(
-        activities=activities,
-        residual=jnp.where(finite, 0, jnp.inf).astype(dtype),
-        num_steps=jnp.zeros(finite.shape, jnp.int32),
-        converged=finite,
-        status=jnp.where(finite, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
-        sensitivity=jnp.ones(finite.shape, dtype),
-    )

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from irnn_jax.activations import Activation, ActivationLike, as_activation
 from irnn_jax.equilibrium.by_cell import checked_start, equilibrium_by_cell
 from irnn_jax.equilibrium.feed_forward import feed_forward
-from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
+from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium, passed
 from irnn_jax.gradients import Exact, Gradient
 from irnn_jax.gradients.forward_mode import forward_mode_explained
 from irnn_jax.implicit import (
@@ -227,10 +227,9 @@ def _equilibrium(
     x = jnp.where(finite[:, None], x, 0)
     if net.is_recurrent:
         solved = _solve(method, net, x, finite, probe, tolerance, start, rate)
-        activities = split_layers(net, solved.state)
+        flat = as_equilibrium(solved, split_layers(net, solved.state), throw=method.throw)
     else:
-        activities, solved = feed_forward(net, x, finite, _activation(method))
-    flat = as_equilibrium(solved, activities, throw=method.throw)
+        flat = passed(feed_forward(net, x, _activation(method)), finite, throw=method.throw)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape + leaf.shape[1:]), flat)
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.solvers import Solved
 from irnn_jax.solvers.judge import converged
+from irnn_jax.status import Status
+from irnn_jax.xla.samples import are_finite
 
 NOT_CONVERGED = "no equilibrium was reached for at least one sample; see Equilibrium.converged"
 
@@ -66,4 +68,24 @@ def as_equilibrium(solved: Solved, activities: Any, *, throw: bool) -> Equilibri
         converged=ended,
         status=solved.status,
         sensitivity=jax.lax.stop_gradient(solved.sensitivity),
+    )
+
+
+def passed(activities: Any, finite: Bool[Array, " batch"], *, throw: bool) -> Equilibrium:
+    """The record of a network without recurrent weights: one pass is the equilibrium itself."""
+    ended = finite & are_finite(activities, 1)
+    zeros = jnp.zeros(ended.shape, jax.tree.leaves(activities)[0].dtype)
+    return as_equilibrium(
+        Solved(
+            state=activities,
+            residual=jnp.where(ended, zeros, jnp.inf),
+            num_steps=zeros.astype(jnp.int32),
+            time=zeros,
+            finished=jnp.ones_like(ended),
+            error=zeros,
+            sensitivity=jnp.ones_like(zeros),
+            status=jnp.where(ended, Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32),
+        ),
+        activities,
+        throw=throw,
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from irnn_jax.activations import Activation, ActivationLike, ByLayer, as_activation
 from irnn_jax.networks.dense import Network, NetworkLike, as_network
+from irnn_jax.xla.samples import are_finite, kept
 
 Activities = tuple[Array, ...]
 
@@ -64,6 +65,19 @@ class CellNetwork(eqx.Module):
         """f(A Y + b), the cell."""
         driven = self.preactivations(state, drive)
         return tuple(f(u) for f, u in zip(functions, driven, strict=True))
+
+    def flattened(
+        self, activities: Activities, x: Array
+    ) -> tuple[tuple[int, ...], Activities, Array]:
+        """The batch's shape; the activities and the drive of x, with one axis for the batch.
+
+        A sample that is not a number has the drive of zero.
+        """
+        batch = x.shape[: x.ndim - len(self.input_shape)]
+        pairs = zip(activities, self.state_shapes, strict=True)
+        state = tuple(leaf.reshape(-1, *shape) for leaf, shape in pairs)
+        x = x.reshape(-1, *self.input_shape).astype(state[0].dtype)
+        return batch, state, self.drive(kept(are_finite(x, 1), x))
 
     def checked_input(self, x: Any) -> Array:
         """`x` (..., *input_shape) as an array, or a ValueError in the caller's words."""

@@ -133,10 +133,16 @@ def _checked_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
     sizes = tuple(sizes)
     if len(sizes) < 2:
         raise ValueError(f"sizes must be (inputs, hidden..., outputs), at least 2, got {sizes}")
+    return positive_integers("sizes", sizes)
+
+
+def positive_integers(name: str, sizes: tuple[Any, ...]) -> Any:
+    """The sizes as integers of Python, or a ValueError that names them."""
+    sizes = tuple(sizes)
     for size in sizes:
         integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
         if not integer or size < 1:
-            raise ValueError(f"sizes must be positive integers, got {sizes}")
+            raise ValueError(f"{name} must be positive integers, got {sizes}")
     return tuple(int(size) for size in sizes)
 
 

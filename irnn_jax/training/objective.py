@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from irnn_jax.activations import ActivationLike
 from irnn_jax.analysis.penalties import squared_jacobian
@@ -14,6 +14,7 @@ from irnn_jax.equilibrium import Equilibrium
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.dense import NetworkLike, as_network
 from irnn_jax.training.solve import TrainedSolve
+from irnn_jax.xla.samples import are_finite, kept
 
 Loss = Callable[[Array, Any], Array]
 
@@ -72,9 +73,9 @@ class Objective:
     ) -> tuple[Array, Array, Equilibrium]:
         """The loss of each sample, which of them may be used, and their equilibria."""
         output, result = self.solve(params, x, probe)
-        usable = result.converged & _finite(target, result.converged)
+        usable = result.converged & are_finite(target, result.converged.ndim)
         # Replace before the loss, not after: its derivative at a NaN would be NaN, masked or not.
-        losses = _per_sample(self.loss, usable.ndim)(where(usable, output), where(usable, target))
+        losses = _per_sample(self.loss, usable.ndim)(kept(usable, output), kept(usable, target))
         if losses.shape != usable.shape:
             shape = losses.shape[usable.ndim :]
             raise ValueError(f"loss must return one number for a sample, got shape {shape}")
@@ -103,8 +104,8 @@ class Objective:
         task = jnp.sum(jnp.where(usable, losses, 0)) / count
         added = jnp.zeros_like(task)
         if self.penalty is not None:
-            state = where(usable, result.activities)
-            squares = self.penalty.of_samples(params, where(usable, x), state)
+            state = kept(usable, result.activities)
+            squares = self.penalty.of_samples(params, kept(usable, x), state)
             mean = jnp.sum(jnp.where(usable, squares, 0)) / count
             added = jnp.asarray(self.penalty.weight, task.dtype) * mean.astype(task.dtype)
         found = Found(loss=task, penalty=added, equilibria=result, usable=usable)
@@ -115,21 +116,3 @@ def _per_sample(loss: Loss, num_axes: int) -> Loss:
     for _ in range(num_axes):
         loss = jax.vmap(loss)
     return loss
-
-
-def _finite(tree: Any, usable: Bool[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Which samples have only finite numbers in all leaves of `tree`."""
-    for leaf in jax.tree.leaves(tree):
-        own_axes = tuple(range(usable.ndim, jnp.ndim(leaf)))
-        usable = usable & jnp.all(jnp.isfinite(leaf), axis=own_axes)
-    return usable
-
-
-def where(usable: Bool[Array, "*batch"], tree: Any) -> Any:
-    """`tree` with zeros in the samples that are not usable."""
-
-    def mask(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        return jnp.where(usable.reshape(usable.shape + (1,) * (leaf.ndim - usable.ndim)), leaf, 0)
-
-    return jax.tree.map(mask, tree)

@@ -144,6 +144,13 @@ def test_the_twin_has_the_same_kernels_and_is_passed_once():
     np.testing.assert_allclose(irnn.apply(net, x), found.activities[-1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_what_has_no_equilibrium_is_thrown_when_asked_for(recurrent):
+    net = irnn.conv.init(jax.random.key(0), IMAGE, CHANNELS, strides=STRIDES, recurrent=recurrent)
+    with pytest.raises(RuntimeError, match="no equilibrium was reached"):
+        jax.block_until_ready(irnn.apply(net, images(2).at[0].set(jnp.nan), throw=True))
+
+
 def test_leading_axes_vmap_and_jit():
     net, x = drawn(), images(2, 3)
     found = jax.jit(irnn.equilibrium)(net, x)
