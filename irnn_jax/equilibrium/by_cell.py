@@ -1,11 +1,9 @@
 """The equilibrium of a network that is solved as a cell (`irnn_jax/networks/cell_network.py`)."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from irnn_jax.activations import ActivationLike
@@ -14,7 +12,6 @@ from irnn_jax.equilibrium.record import Equilibrium, passed
 from irnn_jax.implicit import AdjointReport
 from irnn_jax.networks.cell_network import Activities, CellNetwork, functions_of
 from irnn_jax.networks.time_constants import TimeConstants
-from irnn_jax.solvers import Solver
 from irnn_jax.xla.samples import are_finite, beside, kept
 
 
@@ -24,9 +21,7 @@ def equilibrium_by_cell(
     *,
     y0: Activities | None,
     time_constants: TimeConstants | None,
-    solver: Solver,
     activation: ActivationLike,
-    tolerance: ArrayLike | None,
     probe: AdjointReport | None,
     **how: Any,
 ) -> Equilibrium:
@@ -52,7 +47,6 @@ def equilibrium_by_cell(
             kept(finite, start),
             batched=True,
             time_constants=None if time_constants is None else tuple(time_constants),
-            solver=_with_tolerance(solver, tolerance),
             probe=probe,
             **how,
         )
@@ -96,13 +90,3 @@ def checked_start(
                 f"y0[{i}] has shape {leaf.shape}, but {(*batch, *shape)} fits x and the layer"
             )
     return leaves
-
-
-def _with_tolerance(solver: Solver, tolerance: ArrayLike | None) -> Solver:
-    """The solver with another tolerance, which is static here."""
-    if tolerance is None:
-        return solver
-    if isinstance(tolerance, Tracer):
-        raise ValueError("tolerance is traced, but this kind of network takes a number")
-    changed: Any = dataclasses.replace(solver, tolerance=float(tolerance))  # pyright: ignore
-    return changed

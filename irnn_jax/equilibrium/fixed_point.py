@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from irnn_jax.equilibrium.record import Equilibrium, adjoint_probe, as_equilibrium
 from irnn_jax.gradients import Exact, Gradient
@@ -21,10 +21,11 @@ from irnn_jax.implicit import (
     goes_forward,
     solve_implicitly,
 )
-from irnn_jax.networks.cell_problem import CellKind, StateShape
+from irnn_jax.networks.cell_problem import CellInputs, CellKind, StateShape
 from irnn_jax.networks.slowed import SlowedInputs, SlowedKind
 from irnn_jax.networks.time_constants import rates_of_state
 from irnn_jax.solvers import Auto, Solved, Solver
+from irnn_jax.solvers.base import check_tolerance
 from irnn_jax.xla.promotion import with_default_promotion
 from irnn_jax.xla.rewrite import evaluate
 from irnn_jax.xla.trace import Program, compiled_by_method
@@ -45,6 +46,7 @@ def fixed_point(
     gradient: Gradient = Exact(),
     time_constants: Any = None,
     check_stability: bool = True,
+    tolerance: ArrayLike | None = None,
     throw: bool = False,
     adjoint_failure: AdjointFailure = "warn",
     probe: AdjointReport | None = None,
@@ -78,6 +80,8 @@ def fixed_point(
             matter, of each sample. See `equilibrium`.
         check_stability: whether an equilibrium that the flow would leave counts as not converged;
             by products, an estimate. See `equilibrium`.
+        tolerance: largest residual that counts as converged, in place of the solver's; may be
+            traced, and differ between what `jax.vmap` maps over.
         throw: raise (at run time) if an equilibrium, or its adjoint, does not converge.
         adjoint_failure: see `equilibrium`.
         probe: see `adjoint_probe`, with leaves (), or (batch,).
@@ -93,6 +97,7 @@ def fixed_point(
         RuntimeError: `throw`, and an equilibrium was not reached.
     """
     check_probe(gradient, probe)
+    check_tolerance(tolerance)
     y0 = jax.tree.map(_as_state, y0)
     batch = _batch(y0, x) if batched else None
     wide = jax.tree.map(_widened, y0)
@@ -127,9 +132,12 @@ def fixed_point(
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide)))
     shape = () if batch is None else (batch,)
     probe = adjoint_probe(shape, dtype) if probe is None else probe
+    if tolerance is not None:
+        tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (*(shape or (1,)), 1))
+    inputs = CellInputs((params_in, consts), x_in, tolerance)
     explained = both_modes_explained if goes_forward(gradient) else forward_mode_explained
     with explained():
-        solved = _solve(method, ((params_in, consts), x_in), wide, probe, rate)
+        solved = _solve(method, inputs, wide, probe, rate)
     activities = kind.shape.unflatten(solved.state if batched else solved.state[0])
     numbers_of = jax.tree.map(lambda leaf: leaf.reshape(shape), solved._replace(state=None))
     return as_equilibrium(numbers_of, activities, throw=throw)

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -68,6 +68,20 @@ class StateShape:
         return self.treedef.unflatten(leaves)
 
 
+class CellInputs(NamedTuple):
+    """The numbers of a cell.
+
+    Attributes:
+        params: a pytree of the cell's own.
+        x: the samples, a pytree.
+        tolerance: of each sample, (batch, 1), or None for the solver's.
+    """
+
+    params: Any
+    x: Any
+    tolerance: Float[Array, "batch 1"] | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellKind:
     """What a cell is, apart from its numbers; hashable, so that a program can be found again.
@@ -85,22 +99,26 @@ class CellKind:
     joins: bool = True
     layout: ClassVar[Layout] = SAMPLES_FIRST
 
-    def problem(self, inputs: Any) -> "CellProblem":
-        """With these numbers: (parameters, x)."""
-        return CellProblem(inputs=inputs, kind=self)
+    def problem(self, inputs: CellInputs) -> "CellProblem":
+        """With these numbers."""
+        return CellProblem(inputs=inputs, kind=self, tolerance=self.tolerance(inputs))
+
+    def tolerance(self, inputs: CellInputs) -> Float[Array, "batch 1"] | None:
+        """The samples' own, if they have one."""
+        return inputs.tolerance
 
     def lay_out(self, solve: Callable[..., Any]) -> Callable[..., Any]:
         """What `jax.vmap` adds becomes a part of the batch."""
         return _joining(self, solve) if self.joins else functools.partial(solve, self)
 
-    def flat(self, inputs: Any, y: State) -> State:
+    def flat(self, inputs: CellInputs, y: State) -> State:
         """The cell on flat states."""
-        params, x = inputs
         batch = y.shape[:1] if self.batched else ()
-        out = self.cell(params, self.shape.unflatten(y if self.batched else y[0]), x)
+        state = self.shape.unflatten(y if self.batched else y[0])
+        out = self.cell(inputs.params, state, inputs.x)
         return self.shape.flatten(out, batch).reshape(y.shape).astype(y.dtype)
 
-    def cotangents(self, inputs: Any, y: State, w: State, usable: Array) -> Any:
+    def cotangents(self, inputs: CellInputs, y: State, w: State, usable: Array) -> CellInputs:
         """(dg/d inputs)^T w, of the usable samples alone."""
         inputs, y = self.without_failed(inputs, y, usable)
         gradients = jax.vjp(lambda inputs: self.flat(inputs, y), inputs)[1](w)[0]
@@ -111,16 +129,16 @@ class CellKind:
             gradients,
         )
 
-    def without_failed(self, inputs: Any, y: State, usable: Array) -> tuple[Any, State]:
+    def without_failed(
+        self, inputs: CellInputs, y: State, usable: Array
+    ) -> tuple[CellInputs, State]:
         """With the first usable sample in place of each that failed.
 
         A masked adjoint would still meet the NaN of a bad sample as 0 * NaN.
         """
         if not self.batched:
-            params, x = inputs
             ok = usable[0, 0]
-            return jax.tree.map(lambda leaf: _held(ok, leaf), (params, x)), jnp.where(ok, y, 0)
-        params, x = inputs
+            return jax.tree.map(lambda leaf: _held(ok, leaf), inputs), jnp.where(ok, y, 0)
         good = jnp.argmax(usable[:, 0])
 
         def replaced(leaf: Array) -> Array:
@@ -129,7 +147,7 @@ class CellKind:
                 return leaf
             return jnp.where(flags, leaf, leaf[good])
 
-        return (params, jax.tree.map(replaced, x)), replaced(y)
+        return inputs._replace(x=jax.tree.map(replaced, inputs.x)), replaced(y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +166,24 @@ class VmappedKind:
 
     def problem(self, inputs: Any) -> "CellProblem":
         """With these numbers."""
-        return CellProblem(inputs=inputs, kind=self)
+        return CellProblem(inputs=inputs, kind=self, tolerance=self.tolerance(inputs))
+
+    def tolerance(self, inputs: Any) -> Float[Array, "batch 1"] | None:
+        """Those of each cell, one after the other."""
+
+        def of_one(inputs: Any, number: Array) -> Any:
+            del number  # there may be nothing else in which they differ
+            return self.inner.tolerance(inputs)
+
+        found = jax.vmap(of_one, (self._axes(inputs), 0))(inputs, jnp.arange(self.size))
+        return None if found is None else found.reshape(-1, 1)
+
+    def _axes(self, inputs: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(inputs), self.axes)
 
     def flat(self, inputs: Any, y: State) -> State:
         """Each cell on its own samples."""
-        axes = jax.tree.unflatten(jax.tree.structure(inputs), self.axes)
+        axes = self._axes(inputs)
         parted = y.reshape(self.size, -1, y.shape[-1])
         return jax.vmap(self.inner.flat, (axes, 0))(inputs, parted).reshape(y.shape)
 
