@@ -250,3 +250,19 @@ def relative_error(actual: Any, expected: Any) -> float:
             error = np.max(np.abs(a - b)) / (scale if scale > 0 else 1.0)
             errors.append(float("inf") if np.isnan(error) else float(error))
     return max(errors)
+
+
+def random_gradients(net: Any, seed: int = 0) -> Any:
+    """Normal numbers in place of each weight."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(rng.normal(size=leaf.shape)), net)
+
+
+def leaves_by_group(net: irnn.Network) -> dict[str, list[Any]]:
+    """The weights of each parameter group, written out by hand."""
+    return {
+        "feedforward": [layer.feedforward for layer in net.layers],
+        "lateral": [layer.lateral for layer in net.layers if layer.lateral is not None],
+        "feedback": [weights for weights in net.feedback if weights is not None],
+        "bias": [layer.bias for layer in net.layers],
+    }

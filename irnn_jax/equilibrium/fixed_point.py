@@ -101,20 +101,11 @@ def fixed_point(
     y0 = jax.tree.map(_as_state, y0)
     batch = _batch(y0, x) if batched else None
     wide = jax.tree.map(_widened, y0)
-    numbers, rest = eqx.partition((params, x), eqx.is_array_like)
-    params_in, x_in = jax.tree.map(_widened, numbers)
-
-    def traced(params_in: Any, x_in: Any, y: Any) -> Any:
-        return cell(*_with(rest, params_in, x_in, y))
-
-    # By what the state is, and not by what the cell does inside: its own rounding is its own.
-    keep_wide = _describe(y0) != _describe(wide)
-    program, consts, returned = _trace(traced, params_in, x_in, wide, keep_wide=keep_wide)
-    _check_state(returned, y0, wide)
+    traced, params_in, x_in = _traced(cell, params, x, y0, wide)
     if batch == 0 or all(leaf.size == 0 for leaf in jax.tree.leaves(wide)):
         return _nothing(wide, batch)
     kind = CellKind(
-        cell=_Cell(program=program, out=jax.tree.structure(returned)),
+        cell=traced,
         shape=StateShape.of(wide, batch_axes=int(batched)),
         batched=batched,
         # What diffrax follows has a time of its own, and steps of its own number.
@@ -134,7 +125,7 @@ def fixed_point(
     probe = adjoint_probe(shape, dtype) if probe is None else probe
     if tolerance is not None:
         tolerance = jnp.broadcast_to(jnp.asarray(tolerance, dtype), (*(shape or (1,)), 1))
-    inputs = CellInputs((params_in, consts), x_in, tolerance)
+    inputs = CellInputs(params_in, x_in, tolerance)
     explained = both_modes_explained if goes_forward(gradient) else forward_mode_explained
     with explained():
         solved = _solve(method, inputs, wide, probe, rate)
@@ -153,6 +144,23 @@ class _Cell:
     def __call__(self, given: Any, state: Any, x: Any) -> Any:
         params, consts = given
         return self.out.unflatten(self.program(consts, jax.tree.leaves((params, x, state))))
+
+
+def _traced(
+    cell: Callable[..., Any], params: Any, x: Any, y0: Any, wide: Any
+) -> tuple[_Cell, Any, Any]:
+    """The cell's program, (the parameters' numbers, what it closes over), and those of x."""
+    numbers, rest = eqx.partition((params, x), eqx.is_array_like)
+    params_in, x_in = jax.tree.map(_widened, numbers)
+
+    def of_numbers(params_in: Any, x_in: Any, y: Any) -> Any:
+        return cell(*_with(rest, params_in, x_in, y))
+
+    # By what the state is, and not by what the cell does inside: its own rounding is its own.
+    keep_wide = _describe(y0) != _describe(wide)
+    program, consts, returned = _trace(of_numbers, params_in, x_in, wide, keep_wide=keep_wide)
+    _check_state(returned, y0, wide)
+    return _Cell(program=program, out=jax.tree.structure(returned)), (params_in, consts), x_in
 
 
 @compiled_by_method

@@ -1,5 +1,7 @@
 """`tolerance=` of cells and of convolutional networks: honoured by every solver, and traced."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def test_every_solver_stops_there(name):
 def test_each_lane_has_its_own():
     """As cells of one sample, as cells of a batch, and both at once."""
     tolerances = jnp.array([1e-1, 1e-4, 1e-9])
-    picard = {"solver": irnn.Picard()}
+    picard: Any = {"solver": irnn.Picard()}
     batched = jax.vmap(lambda t: solved(t, batched=True, **picard).num_steps)(tolerances)
     both = jax.vmap(lambda t: jax.vmap(lambda x: solved(t, x, **picard).num_steps)(X))(tolerances)
     for tolerance, whole, single in zip(tolerances, batched, both, strict=True):

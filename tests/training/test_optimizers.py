@@ -9,7 +9,14 @@ import optax
 import pytest
 
 import irnn_jax as irnn
-from tests.problems import inputs, network, relative_error, targets
+from tests.problems import (
+    inputs,
+    leaves_by_group,
+    network,
+    random_gradients,
+    relative_error,
+    targets,
+)
 
 GROUPS = ("feedforward", "lateral", "feedback", "bias")
 FROZEN = optax.set_to_zero()
@@ -18,20 +25,6 @@ FROZEN = optax.set_to_zero()
 def frozen(**others: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """All groups as they are, but for `others`."""
     return irnn.by_group(dict.fromkeys(GROUPS, FROZEN) | others)
-
-
-def gradients(net: Any, seed: int = 0) -> Any:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), net)
-
-
-def by_name(net: irnn.Network) -> dict[str, list[Any]]:
-    return {
-        "feedforward": [layer.feedforward for layer in net.layers],
-        "lateral": [layer.lateral for layer in net.layers if layer.lateral is not None],
-        "feedback": [weights for weights in net.feedback if weights is not None],
-        "bias": [layer.bias for layer in net.layers],
-    }
 
 
 def updates_of(optimizer: Any, params: Any, grads: list[Any]) -> list[Any]:
@@ -61,10 +54,12 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_each_group_has_its_own(name):
     net = NETS[name]
-    grads = [gradients(net, seed) for seed in range(3)]
-    found = [by_name(update) for update in updates_of(irnn.by_group(OPTIMIZERS), net, grads)]
-    for group, leaves in by_name(net).items():
-        expected = updates_of(OPTIMIZERS[group], leaves, [by_name(g)[group] for g in grads])
+    grads = [random_gradients(net, seed) for seed in range(3)]
+    found = [
+        leaves_by_group(update) for update in updates_of(irnn.by_group(OPTIMIZERS), net, grads)
+    ]
+    for group, leaves in leaves_by_group(net).items():
+        expected = updates_of(OPTIMIZERS[group], leaves, [leaves_by_group(g)[group] for g in grads])
         for update, own in zip(found, expected, strict=True):
             for a, b in zip(update[group], own, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-16)
@@ -72,11 +67,13 @@ def test_each_group_has_its_own(name):
 
 def test_muon_makes_matrices_orthogonal():
     net = NETS["recurrent"]
-    ((update,),) = [updates_of(frozen(lateral=optax.contrib.muon(1e-3)), net, [gradients(net)])]
-    for group, leaves in by_name(update).items():
+    ((update,),) = [
+        updates_of(frozen(lateral=optax.contrib.muon(1e-3)), net, [random_gradients(net)])
+    ]
+    for group, leaves in leaves_by_group(update).items():
         if group != "lateral":
             assert not any(np.any(leaf) for leaf in leaves)
-    for leaf in by_name(update)["lateral"]:
+    for leaf in leaves_by_group(update)["lateral"]:
         # Five of its Newton-Schulz steps bring the singular values of -update/rate near 1.
         values = np.linalg.svd(np.asarray(leaf) / 1e-3, compute_uv=False)
         assert values.min() > 0.5
@@ -89,10 +86,10 @@ def test_a_norm_is_clipped_in_its_group_alone():
         dict.fromkeys(GROUPS, optax.sgd(1.0))
         | {"lateral": optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0))}
     )
-    grads = gradients(net)
+    grads = random_gradients(net)
     (update,) = updates_of(optimizer, net, [grads])
-    for group, leaves in by_name(update).items():
-        given = optax.tree.norm(by_name(grads)[group])
+    for group, leaves in leaves_by_group(update).items():
+        given = optax.tree.norm(leaves_by_group(grads)[group])
         expected = 0.5 if group == "lateral" else given
         np.testing.assert_allclose(optax.tree.norm(leaves), expected, rtol=1e-14)
 
@@ -100,7 +97,7 @@ def test_a_norm_is_clipped_in_its_group_alone():
 def test_adam_is_a_use_of_it():
     net = NETS["recurrent"]
     rates = {"feedforward": 0.1, "lateral": 0.01, "feedback": 0.03, "bias": 0.2}
-    grads = [gradients(net, seed) for seed in range(3)]
+    grads = [random_gradients(net, seed) for seed in range(3)]
     same = irnn.by_group({group: optax.adam(rate) for group, rate in rates.items()})
     for a, b in zip(
         updates_of(same, net, grads), updates_of(irnn.adam(rates), net, grads), strict=True
@@ -193,7 +190,7 @@ def test_what_asks_for_the_loss_gets_it():
 
     def loss(net):
         # The other groups count, so that their values must be there.
-        return loss_of(by_name(net)["lateral"], jnp.sum(net.feedback[0] ** 2))
+        return loss_of(leaves_by_group(net)["lateral"], jnp.sum(net.feedback[0] ** 2))
 
     def of_lateral(leaves):
         return loss_of(leaves, jnp.sum(net.feedback[0] ** 2))
@@ -205,16 +202,16 @@ def test_what_asks_for_the_loss_gets_it():
             grads, optimizer.init(net), net, value=value, grad=grads, value_fn=loss
         )
     )()
-    leaves, own = by_name(net)["lateral"], by_name(grads)["lateral"]
+    leaves, own = leaves_by_group(net)["lateral"], leaves_by_group(grads)["lateral"]
     alone = optax.lbfgs()
     expected, _ = jax.jit(
         lambda: alone.update(
             own, alone.init(leaves), leaves, value=value, grad=own, value_fn=of_lateral
         )
     )()
-    assert relative_error(by_name(update)["lateral"], expected) < 1e-8
+    assert relative_error(leaves_by_group(update)["lateral"], expected) < 1e-8
     assert loss(optax.apply_updates(net, update)) < value
-    assert not any(np.any(leaf) for leaf in by_name(update)["feedforward"])
+    assert not any(np.any(leaf) for leaf in leaves_by_group(update)["feedforward"])
 
 
 def test_a_step_gives_a_group_what_it_asks_for():

@@ -15,8 +15,10 @@ from irnn_jax.data import patterns
 from tests.problems import (
     NETWORKS,
     inputs,
+    leaves_by_group,
     network,
     oscillator,
+    random_gradients,
     relative_error,
     targets,
 )
@@ -26,20 +28,6 @@ X, TARGET = inputs(NET), targets(NET)
 RATES = {"feedforward": 0.01, "lateral": 0.003, "feedback": 0.02, "bias": 0.05}
 
 # --- Adam by group ------------------------------------------------------------------------------
-
-
-def _random_gradients(net: irnn.Network, seed: int) -> irnn.Network:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), net)
-
-
-def _leaves_by_group(net: irnn.Network) -> dict[str, list[Any]]:
-    return {
-        "feedforward": [layer.feedforward for layer in net.layers],
-        "lateral": [layer.lateral for layer in net.layers if layer.lateral is not None],
-        "feedback": [weights for weights in net.feedback if weights is not None],
-        "bias": [layer.bias for layer in net.layers],
-    }
 
 
 def _three_updates(optimizer: optax.GradientTransformation, params: Any, gradients: list) -> list:
@@ -54,11 +42,11 @@ def _three_updates(optimizer: optax.GradientTransformation, params: Any, gradien
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_adam_is_one_adam_for_each_group(rates, recurrent):
     net = network((2, 2, 1), recurrent=recurrent)
-    gradients = [_random_gradients(net, seed) for seed in range(3)]
-    updates = [_leaves_by_group(u) for u in _three_updates(irnn.adam(rates), net, gradients)]
-    for group, leaves in _leaves_by_group(net).items():
+    gradients = [random_gradients(net, seed) for seed in range(3)]
+    updates = [leaves_by_group(u) for u in _three_updates(irnn.adam(rates), net, gradients)]
+    for group, leaves in leaves_by_group(net).items():
         rate = rates[group] if isinstance(rates, dict) else rates
-        own = [_leaves_by_group(gradient)[group] for gradient in gradients]
+        own = [leaves_by_group(gradient)[group] for gradient in gradients]
         for update, expected in zip(
             updates, _three_updates(optax.adam(rate), leaves, own), strict=True
         ):
